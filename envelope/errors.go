@@ -1,6 +1,8 @@
 package envelope
 
 import (
+	"errors"
+	"fmt"
 	"strconv"
 	"strings"
 )
@@ -38,6 +40,12 @@ var (
 	// message beyond the limit, a configuration that contradicts itself.
 	ErrInvalid error = &class{name: "invalid argument"}
 )
+
+// classes are all of them; revoked stands for the two it contains.
+var classes = []error{
+	ErrUnreachable, ErrThrottled, ErrUnauthenticated, ErrForbidden, ErrExpired, ErrNotYetValid,
+	ErrRevoked, ErrCorrupt, ErrUnknownKey, ErrInvalid,
+}
 
 // class is a sentinel that may belong to a wider one.
 type class struct {
@@ -109,4 +117,23 @@ func (e *Error) Unwrap() []error {
 		return []error{e.Class}
 	}
 	return []error{e.Class, e.Err}
+}
+
+func corrupt(op, format string, args ...any) error {
+	return &Error{Class: ErrCorrupt, Op: op, Err: fmt.Errorf(format, args...)}
+}
+
+func invalid(op, format string, args ...any) error {
+	return &Error{Class: ErrInvalid, Op: op, Err: fmt.Errorf(format, args...)}
+}
+
+// fromKEK gives the error of a KEK a class. A back end that classes its errors
+// is left alone; of any other error we know only that the key could not be used.
+func fromKEK(op, key string, err error) error {
+	for _, c := range classes {
+		if errors.Is(err, c) {
+			return err
+		}
+	}
+	return &Error{Class: ErrUnreachable, Op: op, Key: key, Err: err}
 }
