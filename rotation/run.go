@@ -1,0 +1,92 @@
+package rotation
+
+import (
+	"context"
+	"math/rand/v2"
+	"sync"
+	"time"
+)
+
+// Run watches the keys until ctx ends, and returns ctx's error: it probes the
+// writer every ProbeInterval (a little less, so that nodes do not march in step) and
+// within seconds after a bad answer, announces the change of writer at ActivateAt,
+// rehearses the coming writer, and reads attributes every few minutes.
+func (r *Ring) Run(ctx context.Context) error {
+	var wg sync.WaitGroup
+	// Apart, because a slow answer about another key must not delay what is promised
+	// about the writer.
+	wg.Go(func() { r.watchWriter(ctx) })
+	wg.Go(func() { r.watchOthers(ctx) })
+	wg.Wait()
+	return ctx.Err()
+}
+
+// watchWriter probes the writer, at once after a reload or a change of writer.
+func (r *Ring) watchWriter(ctx context.Context) {
+	for ctx.Err() == nil {
+		l := r.layout.Load()
+		now := r.o.Now()
+		m := l.writer(now)
+		before := m.health.Load()
+		r.probe(ctx, m)
+		delay := r.pace(before, m.health.Load())
+		activates := false
+		if left := l.activateAt.Sub(now); l.pending(now) != nil && left < delay {
+			delay, activates = max(left, 0), true
+		}
+		if !l.wait(ctx, delay) {
+			continue
+		}
+		if activates && !r.o.Now().Before(l.activateAt) {
+			r.mu.Lock()
+			r.notify()
+			r.mu.Unlock()
+			r.o.Logger.Info("the current key takes over as planned", "key", l.current.label(), "key_id", l.current.id())
+		}
+	}
+}
+
+// pace is the time to the next probe, given the records before and after the last.
+func (r *Ring) pace(before, after *record) time.Duration {
+	bad := after.Err != nil && after.State != Expired
+	firstBad := bad && before.Err == nil
+	if after.open() || firstBad || after.State == Unknown {
+		return min(confirmAfter, r.o.ProbeInterval)
+	}
+	return r.o.ProbeInterval - rand.N(r.o.ProbeInterval/10+1) // jitter is no secret
+}
+
+// watchOthers probes the keys besides the writer whose health matters: the one that
+// will write next, so that trouble shows before it does, and those known to be
+// revoked, so that they come back.
+func (r *Ring) watchOthers(ctx context.Context) {
+	for ctx.Err() == nil {
+		l := r.layout.Load()
+		r.readAttributes(ctx)
+		for read := r.o.Now(); ctx.Err() == nil && r.o.Now().Sub(read) < attributeInterval; {
+			now := r.o.Now()
+			for _, m := range l.members {
+				if m != l.writer(now) && (m == l.pending(now) || m.health.Load().State == Revoked) {
+					r.probe(ctx, m)
+				}
+			}
+			if !l.wait(ctx, r.o.ProbeInterval) {
+				break
+			}
+		}
+	}
+}
+
+// wait sleeps for d and reports whether it could: false when ctx ended or a reload
+// replaced l.
+func (l *layout) wait(ctx context.Context, d time.Duration) bool {
+	t := time.NewTimer(d)
+	defer t.Stop()
+	select {
+	case <-t.C:
+		return true
+	case <-l.superseded:
+	case <-ctx.Done():
+	}
+	return false
+}
