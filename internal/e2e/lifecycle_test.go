@@ -1,0 +1,141 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"regexp"
+	"testing"
+	"time"
+
+	"google.golang.org/grpc/codes"
+	"google.golang.org/grpc/status"
+	kmsapi "k8s.io/kms/apis/v2"
+
+	"github.com/keyfold/keyfold/internal/e2e/harness"
+	"github.com/keyfold/keyfold/keyvault/hsmsim"
+)
+
+// revocationBound is how soon Keyfold refuses after its current key was
+// disabled.
+const revocationBound = 60 * time.Second
+
+// loud is what a line of the log has to look like for an operator to notice an
+// expired key.
+var loud = regexp.MustCompile(`(?i)(level=(WARN|ERROR)|"level":"(WARN|ERROR)").*expired`)
+
+// testExpired: an expired key reads, and the data key wrapped before goes on
+// writing, over a cold start of everything, and the log says so.
+func testExpired(t *testing.T, c *harness.Cluster) {
+	o := c.CreateObjects(t, 10)
+	version := c.Keyfold.Version()
+	c.Keyfold.SetExpiry(t, version, time.Now().Add(-time.Minute))
+	defer func() {
+		c.Keyfold.SetExpiry(t, version, time.Time{})
+		c.Healthy(t, time.Minute)
+	}()
+
+	c.Kill()
+	mark := c.KeyfoldLog().LogMark()
+	took := c.Start(t)
+	o.ReadBack(t)
+	o.Add(t, 10)
+	o.ReadBack(t)
+	o.StoredUnder(t, c.Keyfold.KeyID(t, version))
+	var line string
+	harness.Eventually(t, 30*time.Second, "a loud warning is logged", func(context.Context) error {
+		if line = loud.FindString(c.KeyfoldLog().LogSince(mark)); line == "" {
+			return errors.New("no warning names the expired key")
+		}
+		return nil
+	})
+	t.Logf("key expired, all killed and started: ready after %s, read and written; logged: %s", took.Round(time.Millisecond), line)
+}
+
+// testDisabled: a disabled key is refused within the bound, by every call, and
+// all is well again when it is enabled.
+func testDisabled(t *testing.T, c *harness.Cluster) {
+	o := c.CreateObjects(t, 10)
+	version := c.Keyfold.Version()
+	var refused func(context.Context) error
+	if !c.Keyfold.InProcess {
+		refused = pluginRefusal(t, c)
+	}
+
+	began := time.Now()
+	c.Keyfold.SetEnabled(t, version, false)
+	if refused != nil {
+		took := harness.Eventually(t, revocationBound, "the plugin refuses", refused)
+		t.Logf("key disabled: the plugin refuses Status, Encrypt and Decrypt after %s", took.Round(time.Millisecond))
+	}
+	// The API server goes by an answer of up to 20 s ago.
+	_, reason := c.Unhealthy(t, revocationBound+20*time.Second-time.Since(began))
+	t.Logf("key disabled: the API server is unhealthy after %s: %s", time.Since(began).Round(time.Millisecond), reason)
+	if c.Keyfold.API == "v1" {
+		if err := c.WritesUnder(t, c.Keyfold.KeyID(t, version)); err == nil {
+			t.Error("a Secret was written under a disabled key")
+		}
+	}
+
+	c.Keyfold.SetEnabled(t, version, true)
+	took := c.Healthy(t, time.Minute)
+	o.Add(t, 5)
+	o.ReadBack(t)
+	t.Logf("key enabled: healthy after %s, read and written", took.Round(time.Millisecond))
+}
+
+// pluginRefusal returns a function that is nil once the plugin refuses
+// everything, and an error that names what it does not refuse before.
+func pluginRefusal(t *testing.T, c *harness.Cluster) func(context.Context) error {
+	t.Helper()
+	client := c.Keyfold.Dial(t)
+	request := &kmsapi.EncryptRequest{Plaintext: []byte("an API server's seed, 32 bytes.."), Uid: "e2e"}
+	if _, err := client.Status(t.Context(), &kmsapi.StatusRequest{}); err != nil {
+		t.Fatal(err)
+	}
+	sealed, err := client.Encrypt(t.Context(), request)
+	if err != nil {
+		t.Fatal(err)
+	}
+	refusal := func(call string, err error) error {
+		if code := status.Code(err); code != codes.FailedPrecondition {
+			return errors.New(call + " answers " + code.String())
+		}
+		return nil
+	}
+	return func(ctx context.Context) error {
+		_, statusErr := client.Status(ctx, &kmsapi.StatusRequest{})
+		_, encryptErr := client.Encrypt(ctx, request)
+		_, decryptErr := client.Decrypt(ctx, &kmsapi.DecryptRequest{
+			Ciphertext: sealed.Ciphertext, KeyId: sealed.KeyId, Annotations: sealed.Annotations, Uid: "e2e",
+		})
+		return errors.Join(refusal("Status", statusErr), refusal("Encrypt", encryptErr), refusal("Decrypt", decryptErr))
+	}
+}
+
+// outages is how long the HSM is unreachable. An API server stops writing when
+// the last good status is 3 minutes old, so one outage is longer than that.
+var outages = map[string]time.Duration{
+	harness.SocketV2.Name:    200 * time.Second,
+	harness.InProcessV2.Name: 45 * time.Second,
+	harness.SocketV1.Name:    45 * time.Second,
+}
+
+// testOutage: nobody notices that the HSM cannot be reached for a while.
+func testOutage(t *testing.T, c *harness.Cluster) {
+	o := c.CreateObjects(t, 10)
+	c.Healthy(t, time.Minute)
+	load := c.StartLoad(t, o)
+	c.Keyfold.SetFaults(t, hsmsim.Faults{Outage: true})
+	defer c.Keyfold.SetFaults(t, hsmsim.Faults{})
+
+	harness.Always(t, outages[c.Keyfold.Name], "the KMS providers are healthy during the outage", c.API.Health)
+	c.Keyfold.SetFaults(t, hsmsim.Faults{})
+	report := load.Stop()
+	if len(report.Failures) > 0 {
+		t.Errorf("%d requests failed, the first ones: %q", len(report.Failures), report.Failures[:min(3, len(report.Failures))])
+	}
+	if report.Reads == 0 || report.Writes == 0 {
+		t.Error("there was no load")
+	}
+	t.Logf("HSM unreachable for %s: %s", outages[c.Keyfold.Name], report)
+}

@@ -1,0 +1,110 @@
+package e2e_test
+
+import (
+	"context"
+	"errors"
+	"fmt"
+	"testing"
+	"time"
+
+	"github.com/keyfold/keyfold/internal/e2e/harness"
+	"github.com/keyfold/keyfold/keyvault/hsmsim"
+)
+
+// The wall of KMS v1: an API server that starts asks its plugin for the data key
+// of every object, and Key Vault grants 2,000 operations on an RSA-2048 HSM key in
+// 10 s, each of which takes some 10 ms.
+const wallSecrets = 5000
+
+var wallFaults = hsmsim.Faults{
+	Latency: 10 * time.Millisecond,
+	Limit:   hsmsim.Limit{Operations: 2000, Per: 10 * time.Second},
+}
+
+// controlBound is how long the control may try in vain. By the limit alone it
+// needs 20 s for its 5,000 operations, by the latency 50 s.
+const controlBound = 30 * time.Second
+
+// TestV1Wall runs into the wall with a plugin that asks the KEK for each object,
+// and then takes the same Secrets through it with Keyfold.
+func TestV1Wall(t *testing.T) {
+	t.Parallel()
+	var control *harness.PassThrough
+	c := harness.NewCluster(t, harness.SocketV1, harness.Options{
+		KeySpec: hsmsim.RSA2048,
+		Providers: func(k *harness.Keyfold) []harness.Provider {
+			control = harness.StartPassThrough(t, k)
+			return []harness.Provider{control.Provider}
+		},
+	})
+	began := time.Now()
+	namespace := c.CreateSecrets(t, wallSecrets)
+	t.Logf("%d Secrets created through the control in %s", wallSecrets, time.Since(began).Round(time.Second))
+
+	hitTheWall(t, c, control, namespace)
+	c.Keyfold.SetFaults(t, hsmsim.Faults{})
+	c.Healthy(t, time.Minute)
+
+	began = time.Now()
+	c.API.Reload(t, c.Provider, control.Provider)
+	c.Migrate(t)
+	c.API.Reload(t, c.Provider)
+	control.Process.Kill()
+	t.Logf("the same Secrets written again through Keyfold in %s", time.Since(began).Round(time.Second))
+
+	breakTheWall(t, c, namespace)
+}
+
+// hitTheWall starts the control and the API server cold and shows that not one
+// Secret can be listed.
+func hitTheWall(t *testing.T, c *harness.Cluster, control *harness.PassThrough, namespace string) {
+	t.Helper()
+	c.API.Kill()
+	control.Process.Kill()
+	c.Keyfold.SetFaults(t, wallFaults)
+	began := time.Now()
+	control.Process.Start(t)
+	c.API.Start(t)
+
+	var last error
+	harness.Always(t, controlBound, "not one Secret can be listed", func(ctx context.Context) error {
+		n, err := c.ListSecrets(ctx, namespace, 1)
+		if err == nil {
+			return fmt.Errorf("%d Secret listed", n)
+		}
+		last = err
+		return nil
+	})
+	operations := c.Keyfold.Operations(t, control.Process.PID(), began)
+	t.Logf("control, %s after a cold start: no Secret listed (%v); HSM operations: %v", controlBound, last, operations)
+	if operations["unwrapKey ok"] < 1000 {
+		t.Errorf("control: the HSM was asked for %d unwraps only, so it was not what stood in the way", operations["unwrapKey ok"])
+	}
+}
+
+// breakTheWall starts Keyfold and the API server cold and lists every Secret.
+func breakTheWall(t *testing.T, c *harness.Cluster, namespace string) {
+	t.Helper()
+	deks := c.StoredDEKs(t)
+	c.Kill()
+	c.Keyfold.SetFaults(t, wallFaults)
+	began := time.Now()
+	ready := c.Start(t)
+	listed := harness.Eventually(t, controlBound, "every Secret is listed", func(ctx context.Context) error {
+		n, err := c.ListSecrets(ctx, namespace, 0)
+		if err == nil && n != wallSecrets {
+			err = errors.New("some are missing")
+		}
+		return err
+	})
+	operations := c.Keyfold.Operations(t, c.Keyfold.Process.PID(), began)
+	t.Logf("Keyfold: ready %s after a cold start, %d Secrets listed %s later; %d DEKs; HSM operations: %v",
+		ready.Round(time.Millisecond), wallSecrets, listed.Round(time.Millisecond), len(deks), operations)
+	// Each probe of the ring's health is a wrap and an unwrap.
+	if unwraps := operations["unwrapKey ok"] - operations["wrapKey ok"]; unwraps > len(deks) {
+		t.Errorf("Keyfold: %d unwraps beside its probes for %d DEKs", unwraps, len(deks))
+	}
+	if operations["unwrapKey throttled"] > 0 {
+		t.Errorf("Keyfold was throttled: %v", operations)
+	}
+}
