@@ -41,10 +41,10 @@ var (
 	ErrInvalid error = &class{name: "invalid argument"}
 )
 
-// classes are all of them; revoked stands for the two it contains.
+// classes are all of them, the narrower before the wider.
 var classes = []error{
 	ErrUnreachable, ErrThrottled, ErrUnauthenticated, ErrForbidden, ErrExpired, ErrNotYetValid,
-	ErrRevoked, ErrCorrupt, ErrUnknownKey, ErrInvalid,
+	ErrDisabled, ErrDeleted, ErrRevoked, ErrCorrupt, ErrUnknownKey, ErrInvalid,
 }
 
 // class is a sentinel that may belong to a wider one.
@@ -127,13 +127,22 @@ func invalid(op, format string, args ...any) error {
 	return &Error{Class: ErrInvalid, Op: op, Err: fmt.Errorf(format, args...)}
 }
 
-// fromKEK gives the error of a KEK a class. A back end that classes its errors
-// is left alone; of any other error we know only that the key could not be used.
+// fromKEK makes sure that the error of a KEK is an [Error]. A back end that says
+// more than a class is left alone, and of an error without any we know only that
+// the key could not be used.
 func fromKEK(op, key string, err error) error {
+	if _, ok := errors.AsType[*Error](err); ok {
+		return err
+	}
+	e := &Error{Class: ErrUnreachable, Op: op, Key: key, Err: err}
 	for _, c := range classes {
 		if errors.Is(err, c) {
-			return err
+			e.Class = c
+			break
 		}
 	}
-	return &Error{Class: ErrUnreachable, Op: op, Key: key, Err: err}
+	if err == e.Class {
+		e.Err = nil // the class says it all
+	}
+	return e
 }

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/cipher"
 	"errors"
-	"slices"
 	"sync"
 	"sync/atomic"
 )
@@ -31,8 +30,12 @@ type readyAEAD struct {
 	aead     cipher.AEAD
 }
 
-// errWiped lets Opener tell a key that its cache has just dropped from bad data.
-var errWiped = errors.New("the key was wiped")
+var (
+	errNotAuthentic = errors.New("message or associated data not authentic")
+	// errWiped lets an Opener tell a key that its cache has just dropped from
+	// one that cannot open.
+	errWiped = errors.New("the key was wiped")
+)
 
 // OpenHeader unwraps the DEK of a detached header and verifies the header's tag
 // with it. Nothing in header is used before that, except to choose a key. A
@@ -44,8 +47,7 @@ var errWiped = errors.New("the key was wiped")
 // authenticated) before one about a key, that before ErrCorrupt, and
 // ErrUnknownKey only if u knows none of the keys.
 func OpenHeader(ctx context.Context, u Unwrapper, header []byte) (*OpenKey, error) {
-	// Our own copy: neither u nor the caller can change it any more.
-	p, err := parseDetached(slices.Clone(header))
+	p, err := parseDetached(header)
 	if err != nil {
 		return nil, err
 	}
@@ -135,7 +137,7 @@ func (k *OpenKey) keep(r *readyAEAD) {
 }
 
 func (k *OpenKey) notAuthentic() error {
-	return &Error{Class: ErrCorrupt, Op: "open", Key: k.keyIDs[0], Err: errors.New("message or associated data not authentic")}
+	return &Error{Class: ErrCorrupt, Op: "open", Key: k.keyIDs[0], Err: errNotAuthentic}
 }
 
 // Wipe overwrites the key and drops the ciphers made of it. Calls of Open that

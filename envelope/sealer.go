@@ -70,6 +70,8 @@ type sealingKey struct {
 	created  time.Time
 
 	messages, bytes atomic.Uint64
+	aged            atomic.Bool // set by expiry
+	expiry          *time.Timer
 }
 
 // NewSealer returns a Sealer that wraps its DEKs with w. It makes no DEK yet, see
@@ -89,9 +91,6 @@ func NewSealer(w Wrapper, o SealerOptions) (*Sealer, error) {
 	}
 	if o.MaxAge == 0 {
 		o.MaxAge = softMaxAge
-	}
-	if o.Now == nil {
-		o.Now = time.Now
 	}
 	s := &Sealer{wrapper: w, options: o, hardLimit: hardMaxMessages}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
@@ -172,7 +171,7 @@ func (s *Sealer) Close() {
 	defer s.mu.Unlock()
 	s.closed = true
 	s.cancel()
-	s.current.Store(nil)
+	s.replace(nil)
 }
 
 func errClosed() error { return invalid("seal", "the sealer is closed") }

@@ -4,15 +4,22 @@ import (
 	"context"
 	"crypto/hmac"
 	"errors"
+	"fmt"
+	"slices"
 )
 
-// parseDetached parses a header that nothing follows.
+// parseDetached parses a copy of a header that nothing may follow. The copy is
+// ours, so that neither the caller nor an Unwrapper can change it any more, and
+// it is bounded before it is made.
 func parseDetached(header []byte) (parsedHeader, error) {
-	p, err := parseHeader(header)
-	if err == nil && len(p.raw) != len(header) {
-		err = corrupt("header", "%d bytes after the header", len(header)-len(p.raw))
+	n, err := headerSize(header)
+	if err != nil {
+		return parsedHeader{}, err
 	}
-	return p, err
+	if n != len(header) {
+		return parsedHeader{}, corrupt("header", "%d bytes after the header", len(header)-n)
+	}
+	return parseHeader(slices.Clone(header))
 }
 
 // unwrapHeader recovers the DEK of a header with the first wrap that u can
@@ -30,7 +37,7 @@ func unwrapHeader(ctx context.Context, u Unwrapper, p *parsedHeader) (dek []byte
 		}
 		// The tag covers every wrap, so a DEK that does not verify it proves the
 		// header bad: no other wrap could make it good.
-		s, err := verifyHeader(p, dek)
+		s, err := verifyHeader(p, dek, string(w.keyID))
 		if err != nil {
 			clear(dek)
 			return nil, nil, err
@@ -40,17 +47,17 @@ func unwrapHeader(ctx context.Context, u Unwrapper, p *parsedHeader) (dek []byte
 	if errors.Is(failed, ErrUnknownKey) {
 		failed = &Error{
 			Class: ErrUnknownKey, Op: "unwrap", Key: string(p.wraps[0].keyID),
-			Remedy: "configure the key that wrapped this data as a key to read with",
-			Err:    failed,
+			Remedy: "configure the key that wrapped this data as one to read with",
 		}
 	}
 	return nil, nil, failed
 }
 
-// verifyHeader checks that dek is the one that p was written with.
-func verifyHeader(p *parsedHeader, dek []byte) (*secrets, error) {
+// verifyHeader checks that dek, unwrapped under the key keyID, is the DEK that p
+// was written with.
+func verifyHeader(p *parsedHeader, dek []byte, keyID string) (*secrets, error) {
 	if len(dek) != DEKSize {
-		return nil, corrupt("unwrap", "a DEK of %d bytes, not %d", len(dek), DEKSize)
+		return nil, notVerified(keyID, fmt.Errorf("a DEK of %d bytes, not %d", len(dek), DEKSize))
 	}
 	s, err := derive(dek, p.dekID())
 	if err != nil {
@@ -58,9 +65,13 @@ func verifyHeader(p *parsedHeader, dek []byte) (*secrets, error) {
 	}
 	if tag := s.tag(p.signed()); !hmac.Equal(tag[:], p.tag()) {
 		s.wipe()
-		return nil, corrupt("open", "the header's tag does not match its content")
+		return nil, notVerified(keyID, errors.New("the header's tag does not match its content"))
 	}
 	return s, nil
+}
+
+func notVerified(keyID string, err error) error {
+	return &Error{Class: ErrCorrupt, Op: "unwrap", Key: keyID, Err: err}
 }
 
 // worthier returns the error that says more about what to do: wait, see to a

@@ -1,0 +1,164 @@
+package envelope_test
+
+import (
+	"context"
+	"crypto/aes"
+	"crypto/cipher"
+	"crypto/rand"
+	"fmt"
+	"sync/atomic"
+	"testing"
+	"time"
+
+	"github.com/keyfold/keyfold/envelope"
+)
+
+// The floor of every benchmark is plain AES-256-GCM with random nonces, in the
+// same run and over as many distinct messages. "keyfold" beside "floor" is what
+// envelopes cost over a cipher.
+
+// benchEnvelopes is how many envelopes take turns, so that no cache of the
+// processor flatters the result.
+const benchEnvelopes = 1024
+
+var benchSizes = []int{64, 1 << 10, 64 << 10}
+
+// oneKey is a KeySource that has just the one key at hand, as a cache has after
+// a hit; what a hit itself costs is package cache's to measure.
+type oneKey struct{ k *envelope.OpenKey }
+
+func (o oneKey) OpenKey(context.Context, []byte) (*envelope.OpenKey, error) { return o.k, nil }
+
+type bench struct {
+	aad        []byte
+	floor      cipher.AEAD
+	sealer     *envelope.Sealer
+	opener     *envelope.Opener
+	plaintexts [][]byte
+	sealed     [][]byte // by floor
+	envelopes  [][]byte
+}
+
+func newBench(b *testing.B, size int) *bench {
+	b.Helper()
+	block, err := aes.NewCipher(random(32))
+	if err != nil {
+		b.Fatal(err)
+	}
+	f := &bench{aad: []byte("benchmark/associated data")}
+	if f.floor, err = cipher.NewGCMWithRandomNonce(block); err != nil {
+		b.Fatal(err)
+	}
+	f.sealer, err = envelope.NewSealer(newKEK("bench"), envelope.SealerOptions{
+		OnNewDEK: func(k *envelope.OpenKey, _ time.Time) { f.opener = envelope.NewOpenerFrom(oneKey{k}) },
+	})
+	if err != nil {
+		b.Fatal(err)
+	}
+	b.Cleanup(f.sealer.Close)
+	for range benchEnvelopes {
+		p := random(size)
+		env, err := f.sealer.Seal(b.Context(), p, f.aad)
+		if err != nil {
+			b.Fatal(err)
+		}
+		f.plaintexts = append(f.plaintexts, p)
+		f.envelopes = append(f.envelopes, env)
+		f.sealed = append(f.sealed, f.floor.Seal(nil, nil, p, f.aad))
+	}
+	b.SetBytes(int64(size))
+	b.ReportAllocs()
+	b.ResetTimer()
+	return f
+}
+
+func random(n int) []byte {
+	b := make([]byte, n)
+	rand.Read(b)
+	return b
+}
+
+// operation does one thing to envelope i, with a buffer of its own goroutine.
+type operation func(f *bench, buf []byte, i int) error
+
+func runBench(b *testing.B, keyfold, floor operation) {
+	for _, size := range benchSizes {
+		for _, parallel := range []bool{false, true} {
+			for _, side := range []struct {
+				name string
+				op   operation
+			}{{"keyfold", keyfold}, {"floor", floor}} {
+				name := fmt.Sprintf("size=%d/%s", size, side.name)
+				if parallel {
+					name = fmt.Sprintf("size=%d/parallel/%s", size, side.name)
+				}
+				b.Run(name, func(b *testing.B) {
+					f := newBench(b, size)
+					if parallel {
+						f.runParallel(b, size, side.op)
+						return
+					}
+					buf := make([]byte, 0, size+1024)
+					for i := 0; b.Loop(); i++ {
+						if err := side.op(f, buf, i%benchEnvelopes); err != nil {
+							b.Fatal(err)
+						}
+					}
+				})
+			}
+		}
+	}
+}
+
+func (f *bench) runParallel(b *testing.B, size int, op operation) {
+	var start atomic.Int64
+	b.RunParallel(func(pb *testing.PB) {
+		buf := make([]byte, 0, size+1024)
+		for i := int(start.Add(benchEnvelopes / 8)); pb.Next(); i++ {
+			if err := op(f, buf, i%benchEnvelopes); err != nil {
+				b.Error(err)
+				return
+			}
+		}
+	})
+}
+
+func BenchmarkSeal(b *testing.B) {
+	runBench(b, func(f *bench, _ []byte, i int) error {
+		_, err := f.sealer.Seal(context.Background(), f.plaintexts[i], f.aad)
+		return err
+	}, func(f *bench, _ []byte, i int) error {
+		f.floor.Seal(nil, nil, f.plaintexts[i], f.aad)
+		return nil
+	})
+}
+
+func BenchmarkAppendSeal(b *testing.B) {
+	runBench(b, func(f *bench, buf []byte, i int) error {
+		_, err := f.sealer.AppendSeal(context.Background(), buf, f.plaintexts[i], f.aad)
+		return err
+	}, func(f *bench, buf []byte, i int) error {
+		f.floor.Seal(buf, nil, f.plaintexts[i], f.aad)
+		return nil
+	})
+}
+
+func BenchmarkOpen(b *testing.B) {
+	runBench(b, func(f *bench, _ []byte, i int) error {
+		_, err := f.opener.Open(context.Background(), f.envelopes[i], f.aad)
+		return err
+	}, func(f *bench, _ []byte, i int) error {
+		_, err := f.floor.Open(nil, nil, f.sealed[i], f.aad)
+		return err
+	})
+}
+
+func BenchmarkAppendOpen(b *testing.B) {
+	runBench(b, func(f *bench, buf []byte, i int) error {
+		_, err := f.opener.AppendOpen(context.Background(), buf, f.envelopes[i], f.aad)
+		return err
+	}, func(f *bench, buf []byte, i int) error {
+		_, err := f.floor.Open(buf, nil, f.sealed[i], f.aad)
+		return err
+	})
+}
