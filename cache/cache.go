@@ -1,0 +1,262 @@
+package cache
+
+import (
+	"bytes"
+	"context"
+	"errors"
+	"sync"
+	"sync/atomic"
+	"time"
+
+	"github.com/hashicorp/golang-lru/v2/simplelru"
+
+	"github.com/keyfold/keyfold/envelope"
+)
+
+// A Gate decides whether a key that was unwrapped earlier may still be used. A
+// rotation.Ring is one. Both methods must be fast, without I/O, and safe for
+// concurrent use.
+type Gate interface {
+	// Generation changes whenever an answer of Admits may have changed from true to
+	// false, after the change itself. It is asked on every hit.
+	Generation() uint64
+	// Admits reports whether the key with this id is configured and not revoked.
+	Admits(keyID string) bool
+}
+
+// Options bound a [Cache]. The zero value is safe.
+type Options struct {
+	// Entries is the largest number of opened DEKs held, the pinned ones apart; 4096
+	// if zero. One takes 1 to 2 KiB, and never more than 2 KiB and its header
+	// ([envelope.MaxHeaderSize]).
+	Entries int
+	// MaxAge is how long after its unwrap a DEK is dropped, used or not; 24 hours if
+	// zero. It runs on timers of the process. It should be longer than the outages of the key store that are to be
+	// ridden out.
+	MaxAge time.Duration
+	// FailureTTL is how long a definite failure is remembered; 10 s if zero.
+	FailureTTL time.Duration
+	// Gate is asked before a hit is served. Nil admits everything.
+	Gate Gate
+	// Now is the clock of FailureTTL, time.Now if nil.
+	Now func() time.Time
+}
+
+const (
+	defaultEntries    = 4096
+	defaultMaxAge     = 24 * time.Hour
+	defaultFailureTTL = 10 * time.Second
+)
+
+// Stats are counts since the cache was made, and its size now.
+type Stats struct {
+	// Hits were served from memory, Misses were not. Of the misses, Loads called
+	// the KEK (others waited for one of those, or met a remembered failure), and
+	// Failures of those loads failed.
+	Hits, Misses, Loads, Failures uint64
+	// Entries is the number of DEKs held, Pinned of which are the Sealer's own.
+	Entries, Pinned int
+}
+
+// A Cache holds opened DEKs. It is safe for concurrent use. It has nothing to
+// close, but [Cache.Purge] it when done with it.
+type Cache struct {
+	unwrapper envelope.Unwrapper
+	entries   int
+	maxAge    time.Duration
+	gate      Gate
+	now       func() time.Time
+	index     index
+
+	slots chan struct{} // holds one token for each load that runs
+
+	misses, loads, failures atomic.Uint64
+
+	mu      sync.Mutex // guards what follows, and changes of index
+	lru     *simplelru.LRU[entryKey, *entry]
+	pins    [pinned]entryKey // the last two keys pinned, newest first
+	past    uint64           // hits of entries that are gone
+	purges  uint64           // a load that began before a purge is not stored after it
+	flights map[digest]*flight
+	failed  failureMemory
+}
+
+// pinned is how many of the Sealer's own DEKs are held: the one in use and the one
+// before it, under which requests may still be on their way.
+const pinned = 2
+
+var _ envelope.KeySource = (*Cache)(nil)
+
+// New returns a cache in front of u. A negative bound is [envelope.ErrInvalid].
+func New(u envelope.Unwrapper, o Options) (*Cache, error) {
+	if u == nil {
+		return nil, invalid("no unwrapper")
+	}
+	if o.Entries < 0 || o.MaxAge < 0 || o.FailureTTL < 0 {
+		return nil, invalid("Entries, MaxAge and FailureTTL must not be negative")
+	}
+	if o.Entries == 0 {
+		o.Entries = defaultEntries
+	}
+	if o.MaxAge == 0 {
+		o.MaxAge = defaultMaxAge
+	}
+	if o.FailureTTL == 0 {
+		o.FailureTTL = defaultFailureTTL
+	}
+	if o.Gate == nil {
+		o.Gate = open{}
+	}
+	if o.Now == nil {
+		o.Now = time.Now
+	}
+	lru, err := simplelru.NewLRU[entryKey, *entry](o.Entries, nil)
+	if err != nil {
+		return nil, invalid(err.Error())
+	}
+	failed, err := newFailureMemory(o.FailureTTL)
+	if err != nil {
+		return nil, invalid(err.Error())
+	}
+	return &Cache{
+		unwrapper: u, entries: o.Entries, maxAge: o.MaxAge, gate: o.Gate, now: o.Now,
+		index: newIndex(o.Entries + pinned), lru: lru, failed: failed,
+		flights: make(map[digest]*flight), slots: make(chan struct{}, maxLoads),
+	}, nil
+}
+
+// open is the gate of a cache without one.
+type open struct{}
+
+func (open) Generation() uint64 { return 0 }
+func (open) Admits(string) bool { return true }
+
+// OpenKey returns the verified key of a detached header: from memory, or by one
+// unwrap that everybody who asks for this header meanwhile shares. It answers as
+// [envelope.OpenHeader] does.
+//
+// The key belongs to the cache: do not wipe it, and do not hold it for longer than
+// the message at hand, or a revocation will not reach it. A key dropped by a purge
+// or a revocation fails with [envelope.ErrInvalid] from then on;
+// [envelope.NewOpenerFrom] asks again by itself.
+func (c *Cache) OpenKey(ctx context.Context, header []byte) (*envelope.OpenKey, error) {
+	var k entryKey
+	var err error
+	if k.dekID, k.tag, err = envelope.HeaderKey(header); err != nil {
+		return nil, err
+	}
+	if e := c.index.get(&k); e != nil {
+		if e.admitted.Load() == c.gate.Generation() || c.admit(e) {
+			e.hits.Add(1)
+			return e.match(header)
+		}
+	}
+	return c.miss(ctx, k, header)
+}
+
+// match returns e's key if header is e's header. The tag authenticates every byte
+// of the header, so the same DEK id and tag over other bytes are a forgery,
+// whatever the KEK would say.
+func (e *entry) match(header []byte) (*envelope.OpenKey, error) {
+	if !bytes.Equal(e.key.Header(), header) {
+		return nil, errMismatch
+	}
+	return e.key, nil
+}
+
+// admit asks the gate about an entry again, after something has changed, and drops
+// it if no key that it names is admitted.
+func (c *Cache) admit(e *entry) bool {
+	generation, ok := c.admits(e.key)
+	if ok {
+		e.admitted.Store(generation)
+		return true
+	}
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.index.get(&e.entryKey) == e {
+		c.drop(e)
+	}
+	e.key.Wipe()
+	return false
+}
+
+// admits returns the gate's verdict on a key and the generation that it holds for.
+// The generation is read first: a change in between then shows at the next hit.
+func (c *Cache) admits(k *envelope.OpenKey) (generation uint64, ok bool) {
+	generation = c.gate.Generation()
+	for _, id := range k.KeyIDs() {
+		if c.gate.Admits(id) {
+			return generation, true
+		}
+	}
+	return generation, false
+}
+
+// Pin holds k, one of the Sealer's own DEKs, whatever else passes through the
+// cache: it is neither evicted nor aged while it is among the last two pinned. It
+// becomes an ordinary entry after that. Give it to
+// [envelope.SealerOptions].OnNewDEK. The cache owns k from now on.
+func (c *Cache) Pin(k *envelope.OpenKey) {
+	var key entryKey
+	var err error
+	if key.dekID, key.tag, err = envelope.HeaderKey(k.Header()); err != nil {
+		return // unreachable: the header of an OpenKey is well-formed
+	}
+	generation, ok := c.admits(k)
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if key != c.pins[0] {
+		oldest := c.pins[pinned-1]
+		c.pins = [pinned]entryKey{key, c.pins[0]}
+		if e := c.index.get(&oldest); e != nil {
+			c.put(oldest, e.key, e.admitted.Load())
+		}
+	}
+	if !ok {
+		k.Wipe()
+		return
+	}
+	c.put(key, k, generation)
+}
+
+// Purge drops and wipes every key, pinned ones too, and forgets every failure. A
+// load that is under way is not stored.
+func (c *Cache) Purge() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	c.purges++
+	c.failed.purge()
+	for i := range c.index.buckets {
+		for e := c.index.buckets[i].Load(); e != nil; e = e.next.Load() {
+			c.drop(e)
+			e.key.Wipe()
+		}
+	}
+}
+
+// Stats returns the counts. It visits every entry.
+func (c *Cache) Stats() Stats {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	s := Stats{Hits: c.past, Misses: c.misses.Load(), Loads: c.loads.Load(), Failures: c.failures.Load()}
+	for i := range c.index.buckets {
+		for e := c.index.buckets[i].Load(); e != nil; e = e.next.Load() {
+			s.Hits += e.hits.Load()
+			s.Entries++
+			if e.pinned {
+				s.Pinned++
+			}
+		}
+	}
+	return s
+}
+
+var errMismatch = &envelope.Error{
+	Class: envelope.ErrCorrupt, Op: "open",
+	Err: errors.New("the header differs from the one authenticated with this DEK id and tag"),
+}
+
+func invalid(what string) error {
+	return &envelope.Error{Class: envelope.ErrInvalid, Op: "new cache", Err: errors.New(what)}
+}
