@@ -137,9 +137,9 @@ func notAuthentic(op Operation, label string) error {
 // useKey performs an operation that uses a key, and enforces its attributes. It
 // returns the version used.
 func (h *HSM) useKey(ctx context.Context, op Operation, name, version string, f func(*keyVersion, *readyKey, string) error) (string, error) {
-	r := &request{op: op, name: name, version: version}
+	r := h.request(op, name, version)
 	err := h.perform(ctx, r, func(s *state) error {
-		v, err := s.find(string(op), r.label, name, version)
+		v, err := s.find(r)
 		if err != nil {
 			return err
 		}

@@ -26,7 +26,7 @@ func invalid(op, key, remedy, format string, args ...any) error {
 // interrupted reports a context that ended. The class is ErrUnreachable, since it
 // says nothing about the key; errors.Is also finds the context's own error.
 func interrupted(op, key string, ctx context.Context) error {
-	return fail(envelope.ErrUnreachable, op, key, context.Cause(ctx), "try again, with a longer deadline if it ran out")
+	return fail(envelope.ErrUnreachable, op, key, ctx.Err(), "try again, with a longer deadline if it ran out")
 }
 
 // unusable reports, in an operation on a key, a folder that cannot be read. The

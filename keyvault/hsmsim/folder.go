@@ -99,7 +99,7 @@ func lockFolder(ctx context.Context, dir string) (unlock func(), err error) {
 		case <-poll.C:
 		case <-ctx.Done():
 			poll.Stop()
-			return nil, fmt.Errorf("another process is writing in %s: %w", dir, context.Cause(ctx))
+			return nil, fmt.Errorf("another process is writing in %s: %w", dir, ctx.Err())
 		}
 	}
 }
@@ -117,10 +117,13 @@ func lockWithin(op, dir string) (unlock func(), err error) {
 // replaceFile makes path hold data, atomically and durably, and returns it opened
 // for reading. The caller holds the folder's lock.
 func replaceFile(path string, data []byte) (*os.File, error) {
+	return placeFile(path, data, os.Rename)
+}
+
+// placeFile writes a temporary file and gives it its name by place.
+func placeFile(path string, data []byte, place func(temp, path string) error) (*os.File, error) {
 	dir := filepath.Dir(path)
-	suffix := make([]byte, 8)
-	rand.Read(suffix)
-	temp := filepath.Join(dir, tempPrefix+hex.EncodeToString(suffix))
+	temp := filepath.Join(dir, tempPrefix+randomHex(8))
 	f, err := os.OpenFile(temp, os.O_CREATE|os.O_EXCL|os.O_RDWR, 0o600)
 	if err != nil {
 		return nil, err
@@ -129,15 +132,14 @@ func replaceFile(path string, data []byte) (*os.File, error) {
 		err = f.Sync()
 	}
 	if err == nil {
-		err = os.Rename(temp, path)
+		err = place(temp, path)
+	}
+	os.Remove(temp) // gone already after a rename
+	if err == nil {
+		// Until the directory is on disk too, a power cut may undo the change.
+		err = syncDir(dir)
 	}
 	if err != nil {
-		f.Close()
-		os.Remove(temp)
-		return nil, err
-	}
-	// Until the directory is on disk too, a power cut may bring back the old file.
-	if err := syncDir(dir); err != nil {
 		f.Close()
 		return nil, err
 	}
@@ -196,13 +198,17 @@ func readKeyFile(path string) ([]byte, error) {
 	return key, nil
 }
 
-// createKeyFile writes a new random key file.
+// createKeyFile writes a new random key file. It links and does not rename, since
+// another folder may be creating the same file: then both use the first.
 func createKeyFile(path string) ([]byte, error) {
 	key := make([]byte, sealKeySize)
 	rand.Read(key)
 	text := append(hex.AppendEncode(nil, key), '\n')
 	defer clear(text)
-	f, err := replaceFile(path, text)
+	f, err := placeFile(path, text, os.Link)
+	if errors.Is(err, fs.ErrExist) {
+		return readKeyFile(path)
+	}
 	if err != nil {
 		return nil, err
 	}

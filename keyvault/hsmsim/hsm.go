@@ -93,8 +93,7 @@ func Open(dir string, o Options) (*HSM, error) {
 	removeLeftovers(h.dir)
 
 	if _, err := os.Stat(h.path(stateFile)); errors.Is(err, fs.ErrNotExist) {
-		err = h.create(o)
-		if err != nil {
+		if err := h.create(o); err != nil {
 			return nil, err
 		}
 	} else if err := h.unseal(o); err != nil {
@@ -216,11 +215,8 @@ func (h *HSM) Close() error {
 	}
 	h.load.Lock()
 	defer h.load.Unlock()
-	err := h.loaded.Load().file.Close()
-	h.oplog.mu.Lock()
-	defer h.oplog.mu.Unlock()
 	h.oplog.close()
-	return err
+	return h.loaded.Load().file.Close()
 }
 
 func (h *HSM) path(name string) string { return filepath.Join(h.dir, name) }

@@ -48,32 +48,29 @@ type Key struct {
 // and is not interrupted by ctx. [ErrExists] reports a name in use, by a deleted
 // key too.
 func (h *HSM) CreateKey(ctx context.Context, name string, spec KeySpec) (KeyVersion, error) {
-	r := &request{op: OpCreate, name: name}
-	switch {
-	case !validName(name):
-		return KeyVersion{}, invalid("create", "", "use 1 to 127 of a-z, A-Z, 0-9 and -", "invalid key name %.80q", name)
-	case !spec.valid():
-		return KeyVersion{}, invalid("create", name, "use AES-256, RSA-2048, RSA-3072 or RSA-4096", "unknown kind of key %.80q", spec)
+	r := h.request(OpCreate, name, "")
+	if !spec.valid() {
+		return KeyVersion{}, invalid(string(r.op), r.label, "use AES-256, RSA-2048, RSA-3072 or RSA-4096", "unknown kind of key %.80q", spec)
 	}
-	free := func(s *state) error {
+	return h.addVersion(ctx, r, func(s *state) (KeySpec, error) {
 		k := s.Keys[name]
 		switch {
 		case k == nil:
-			return nil
+			return spec, nil
 		case k.Deleted.IsZero():
-			return fail(envelope.ErrInvalid, "create", h.label(name, ""), ErrExists, "use it, or rotate it for a new version")
+			return "", fail(envelope.ErrInvalid, string(r.op), r.label, ErrExists, "use it, or rotate it for a new version")
 		default:
-			return fail(envelope.ErrInvalid, "create", h.label(name, ""), ErrExists, "the key is deleted: recover or purge it")
+			return "", fail(envelope.ErrInvalid, string(r.op), r.label, ErrExists, "recover the deleted key, or purge it")
 		}
-	}
-	return h.addVersion(ctx, r, func(s *state) (KeySpec, error) { return spec, free(s) })
+	})
 }
 
 // Rotate adds a version of the same kind, enabled and without dates, which is the
 // latest from then on. Older versions stay as they are.
 func (h *HSM) Rotate(ctx context.Context, name string) (KeyVersion, error) {
-	return h.addVersion(ctx, &request{op: OpRotate, name: name}, func(s *state) (KeySpec, error) {
-		k, err := s.live("rotate", h.label(name, ""), name)
+	r := h.request(OpRotate, name, "")
+	return h.addVersion(ctx, r, func(s *state) (KeySpec, error) {
+		k, err := s.live(r)
 		if err != nil {
 			return "", err
 		}
@@ -103,7 +100,7 @@ func (h *HSM) addVersion(ctx context.Context, r *request, check func(*state) (Ke
 			} else if again != spec {
 				return invalid(op, r.label, "try again", "another process changed the kind of the key meanwhile")
 			}
-			now := h.now().UTC()
+			now := h.timestamp()
 			v := &keyVersion{
 				Version: randomHex(versionSize), Spec: spec,
 				Attributes: Attributes{Enabled: true, Created: now, Updated: now},
@@ -142,15 +139,15 @@ func (h *HSM) SetNotBefore(ctx context.Context, name, version string, at time.Ti
 }
 
 func (h *HSM) update(ctx context.Context, name, version string, change func(*keyVersion)) error {
-	r := &request{op: OpUpdate, name: name, version: version}
+	r := h.request(OpUpdate, name, version)
 	return h.perform(ctx, r, func(*state) error {
 		return h.mutate(ctx, string(r.op), r.label, func(s *state) error {
-			v, err := s.find(string(r.op), r.label, name, version)
+			v, err := s.find(r)
 			if err != nil {
 				return err
 			}
 			change(v)
-			v.Updated = h.now().UTC()
+			v.Updated = h.timestamp()
 			r.version = v.Version
 			return nil
 		})
@@ -160,11 +157,11 @@ func (h *HSM) update(ctx context.Context, name, version string, change func(*key
 // Delete takes a key away with all its versions. It can be recovered.
 func (h *HSM) Delete(ctx context.Context, name string) error {
 	return h.change(ctx, OpDelete, name, func(s *state, r *request) error {
-		k, err := s.live(string(r.op), r.label, name)
+		k, err := s.live(r)
 		if err != nil {
 			return err
 		}
-		k.Deleted = h.now().UTC()
+		k.Deleted = h.timestamp()
 		return nil
 	})
 }
@@ -203,7 +200,7 @@ func deleted(s *state, r *request) error {
 }
 
 func (h *HSM) change(ctx context.Context, op Operation, name string, f func(*state, *request) error) error {
-	r := &request{op: op, name: name}
+	r := h.request(op, name, "")
 	return h.perform(ctx, r, func(*state) error {
 		return h.mutate(ctx, string(op), r.label, func(s *state) error { return f(s, r) })
 	})
@@ -211,9 +208,9 @@ func (h *HSM) change(ctx context.Context, op Operation, name string, f func(*sta
 
 // Key describes a version of a key; "" is the latest. It works for a disabled one.
 func (h *HSM) Key(ctx context.Context, name, version string) (kv KeyVersion, err error) {
-	r := &request{op: OpGet, name: name, version: version}
+	r := h.request(OpGet, name, version)
 	err = h.perform(ctx, r, func(s *state) error {
-		v, err := s.find(string(r.op), r.label, name, version)
+		v, err := s.find(r)
 		if err != nil {
 			return err
 		}
@@ -226,9 +223,9 @@ func (h *HSM) Key(ctx context.Context, name, version string) (kv KeyVersion, err
 
 // Versions describes every version of a key, oldest first.
 func (h *HSM) Versions(ctx context.Context, name string) (list []KeyVersion, err error) {
-	r := &request{op: OpList, name: name}
+	r := h.request(OpList, name, "")
 	err = h.perform(ctx, r, func(s *state) error {
-		k, err := s.live(string(r.op), r.label, name)
+		k, err := s.live(r)
 		if err != nil {
 			return err
 		}
@@ -278,6 +275,9 @@ func (h *HSM) describe(name string, v *keyVersion) KeyVersion {
 func (h *HSM) keyID(name, version string) string {
 	return envelope.KeyID{Family: envelope.Family(backend, h.id, name), Version: version}.String()
 }
+
+// timestamp is the time as the state file keeps it, without a monotonic reading.
+func (h *HSM) timestamp() time.Time { return h.now().UTC().Round(0) }
 
 // label names a key to people: in errors and in KeyInfo.Name.
 func (h *HSM) label(name, version string) string {

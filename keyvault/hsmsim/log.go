@@ -43,8 +43,9 @@ type LogEntry struct {
 type opLog struct {
 	dir string
 
-	mu   sync.Mutex
-	file *os.File
+	mu     sync.Mutex
+	file   *os.File
+	closed bool
 }
 
 // append writes one line in one O_APPEND write, so that lines of several
@@ -57,6 +58,9 @@ func (l *opLog) append(e LogEntry) error {
 	line = append(line, '\n')
 	l.mu.Lock()
 	defer l.mu.Unlock()
+	if l.closed {
+		return nil
+	}
 	if err := l.follow(); err != nil {
 		return err
 	}
@@ -78,7 +82,9 @@ func (l *opLog) follow() error {
 			return nil
 		}
 	}
-	l.close()
+	if l.file != nil {
+		l.file.Close()
+	}
 	l.file, err = os.OpenFile(path, os.O_CREATE|os.O_WRONLY|os.O_APPEND, 0o600)
 	return err
 }
@@ -96,10 +102,13 @@ func (l *opLog) rotate(path string) {
 	}
 }
 
+// close ends the log; what is appended after it is dropped.
 func (l *opLog) close() {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	l.closed = true
 	if l.file != nil {
 		l.file.Close()
-		l.file = nil
 	}
 }
 

@@ -35,18 +35,35 @@ func Operations() []Operation {
 }
 
 // request is one operation on its way: what, on which key and, once that has been
-// found, which version.
+// found, which version. Both are empty where the operation concerns no one key.
 type request struct {
 	op            Operation
 	name, version string
 	label         string // names the key in errors
 }
 
+func (h *HSM) request(op Operation, name, version string) *request {
+	return &request{op: op, name: name, version: version, label: h.label(name, version)}
+}
+
+// check refuses names that no key can have, before they reach a log.
+func (r *request) check() error {
+	switch {
+	case !validName(r.name):
+		return invalid(string(r.op), "", "use 1 to 127 of a-z, A-Z, 0-9 and -", "invalid key name %.80q", r.name)
+	case r.version != "" && !validVersion(r.version):
+		return invalid(string(r.op), "", "use the 32 hex digits that Versions lists", "invalid version %.80q", r.version)
+	}
+	return nil
+}
+
 // perform takes an operation through what a vault does around it: the network
 // with its faults, the permission, the state, the log.
 func (h *HSM) perform(ctx context.Context, r *request, f func(*state) error) error {
-	if r.label == "" && r.name != "" {
-		r.label = h.label(r.name, r.version)
+	if r.label != "" {
+		if err := r.check(); err != nil {
+			return err
+		}
 	}
 	err := h.admit(ctx, r)
 	if err == nil {
@@ -87,7 +104,7 @@ func (h *HSM) admit(ctx context.Context, r *request) error {
 // reported and stops nothing: the log is there to observe the simulation.
 func (h *HSM) record(ctx context.Context, r *request, result error) {
 	err := h.oplog.append(LogEntry{
-		Time: h.now().UTC(), PID: h.pid, Operation: r.op, Key: r.name, Version: r.version,
+		Time: h.timestamp(), PID: h.pid, Operation: r.op, Key: r.name, Version: r.version,
 		RequestID: envelope.RequestID(ctx), Result: resultOf(result),
 	})
 	if err != nil {

@@ -90,31 +90,31 @@ func (s *state) readyKey(name string, v *keyVersion) *readyKey {
 	return new(readyKey)
 }
 
-// find returns a version of a key that is not deleted; "" is the latest.
-func (s *state) find(op, label, name, version string) (*keyVersion, error) {
-	k, err := s.live(op, label, name)
+// find returns the version that r asks for, of a key that is not deleted.
+func (s *state) find(r *request) (*keyVersion, error) {
+	k, err := s.live(r)
 	if err != nil {
 		return nil, err
 	}
-	if version == "" {
+	if r.version == "" {
 		return k.latest(), nil
 	}
 	for _, v := range k.Versions {
-		if v.Version == version {
+		if v.Version == r.version {
 			return v, nil
 		}
 	}
-	return nil, fail(envelope.ErrDeleted, op, label, errors.New("the key has no such version"), "check the version")
+	return nil, fail(envelope.ErrDeleted, string(r.op), r.label, errors.New("the key has no such version"), "check the version")
 }
 
-// live returns a key that is not deleted.
-func (s *state) live(op, label, name string) (*key, error) {
-	k := s.Keys[name]
+// live returns r's key unless it is deleted.
+func (s *state) live(r *request) (*key, error) {
+	k := s.Keys[r.name]
 	switch {
 	case k == nil:
-		return nil, fail(envelope.ErrDeleted, op, label, errors.New("the HSM has no such key"), "check the name, or create the key")
+		return nil, fail(envelope.ErrDeleted, string(r.op), r.label, errors.New("the HSM has no such key"), "check the name, or create the key")
 	case !k.Deleted.IsZero():
-		return nil, fail(envelope.ErrDeleted, op, label, errors.New("the key was deleted and not purged"), "recover the key")
+		return nil, fail(envelope.ErrDeleted, string(r.op), r.label, errors.New("the key was deleted and not purged"), "recover the key")
 	}
 	return k, nil
 }
