@@ -1,0 +1,80 @@
+package kmsv2
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"syscall"
+	"time"
+)
+
+// lockPatience is how long to wait for another process to leave a folder. What is
+// done under the lock takes milliseconds.
+const lockPatience = 2 * time.Second
+
+// checkFolder accepts a folder that nobody but root and this user can change: not
+// the folder and not the way to it, symbolic links resolved. A sticky folder on the
+// way (/tmp) protects what is ours in it; as the folder itself it is refused, since
+// anybody could take a name in it first.
+func checkFolder(op, folder string) error {
+	real, err := filepath.EvalSymlinks(folder)
+	if err != nil {
+		return invalid(op, "make the folder, with mode 0700", "folder %s: %w", folder, err)
+	}
+	if real, err = filepath.Abs(real); err != nil {
+		return invalid(op, "give an absolute path", "folder %s: %w", folder, err)
+	}
+	for at := real; ; at = filepath.Dir(at) {
+		info, err := os.Lstat(at)
+		if err != nil {
+			return invalid(op, "see that this user may look at the folder", "folder %s: %w", at, err)
+		}
+		if !info.IsDir() {
+			return invalid(op, "choose another path", "%s is not a folder", at)
+		}
+		if uid, ok := ownerOf(info); !ok || !trusted(uid) {
+			return invalid(op, "choose a folder of root's or of this user's", "folder %s belongs to user %d, who can replace what is in it", at, uid)
+		}
+		sticky := info.Mode()&fs.ModeSticky != 0 && at != real
+		if info.Mode().Perm()&0o022 != 0 && !sticky {
+			return invalid(op, fmt.Sprintf("chmod go-w %s, or choose a folder of its own", at),
+				"folder %s has mode %v: others can replace what is in it", at, info.Mode())
+		}
+		if at == filepath.Dir(at) {
+			return nil
+		}
+	}
+}
+
+// trusted tells whether a file's owner is this user or root, who could read this
+// process's memory anyway.
+func trusted(uid uint32) bool { return uid == 0 || uid == uint32(os.Geteuid()) }
+
+func ownerOf(info fs.FileInfo) (uid uint32, ok bool) {
+	stat, ok := info.Sys().(*syscall.Stat_t)
+	if !ok {
+		return 0, false
+	}
+	return stat.Uid, true
+}
+
+// lockFolder takes the folder for this process. The lock is on the folder itself,
+// so it leaves no file behind, and it goes with the process however that ends.
+func lockFolder(folder string) (unlock func(), err error) {
+	dir, err := os.Open(folder)
+	if err != nil {
+		return nil, err
+	}
+	for deadline := time.Now().Add(lockPatience); ; time.Sleep(10 * time.Millisecond) {
+		err := syscall.Flock(int(dir.Fd()), syscall.LOCK_EX|syscall.LOCK_NB)
+		if err == nil {
+			return func() { dir.Close() }, nil
+		}
+		if !errors.Is(err, syscall.EWOULDBLOCK) || time.Now().After(deadline) {
+			dir.Close()
+			return nil, fmt.Errorf("lock folder %s: %w", folder, err)
+		}
+	}
+}

@@ -1,0 +1,74 @@
+package kmsv2
+
+import (
+	"errors"
+	"fmt"
+	"time"
+
+	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/rotation"
+)
+
+// mayWrite is why nothing may be sealed under k now, or nil.
+func (s *Service) mayWrite(k *writeKey) error {
+	if !s.ring.Admits(k.keyID) {
+		return s.taken(k)
+	}
+	return s.outage(k)
+}
+
+// taken is the error for a key that the ring no longer admits. Its class is revoked,
+// whatever the vault said: for an API server all of it means that no new data may be
+// written, and the cause tells the operator which.
+func (s *Service) taken(k *writeKey) error {
+	e := &envelope.Error{Class: envelope.ErrRevoked, Op: "use key", Key: k.keyID}
+	if h := s.ring.Health(); h.State == rotation.Revoked {
+		e.Err = h.Err
+		e.Remedy = "if this was not intended, enable or recover the key or give the permission back; it is noticed by itself"
+		return e
+	}
+	e.Err = errNoLongerConfigured
+	e.Remedy = "wait for the next Status to report the new key"
+	return e
+}
+
+var (
+	errNoLongerConfigured = errors.New("no longer among the configured keys")
+	errKeyMovedOn         = errors.New("the ring now wraps under another key id; the DEK in use is kept until that one is ready")
+)
+
+// outage is the error once the vault has been away for longer than the grace. The
+// ring's probe speaks for its writer; for a key that stays in use because its
+// successor cannot wrap, Run's own check does.
+func (s *Service) outage(k *writeKey) error {
+	h := s.ring.Health()
+	since := k.lastVerified()
+	if k.serves(s.ring.Writer()) {
+		if h.State == rotation.Healthy || h.State == rotation.Expired || h.Err == nil {
+			return nil
+		}
+		since = later(since, h.LastOK)
+	}
+	away := s.o.Now().Sub(since)
+	if away <= s.o.OutageGrace {
+		return nil
+	}
+	class := envelope.ErrUnreachable
+	var typed *envelope.Error
+	if errors.As(h.Err, &typed) {
+		class = typed.Class
+	}
+	return &envelope.Error{
+		Class: class, Op: "use key", Key: k.keyID,
+		// As text: a probe met it, and it must not lend this error another class.
+		Err:    fmt.Errorf("no good answer from the vault since %s, longer than the outage grace of %v: %v", since.UTC().Format(time.RFC3339), s.o.OutageGrace, h.Err),
+		Remedy: "bring the vault back, or raise the outage grace",
+	}
+}
+
+func later(a, b time.Time) time.Time {
+	if a.After(b) {
+		return a
+	}
+	return b
+}
