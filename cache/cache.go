@@ -1,7 +1,6 @@
 package cache
 
 import (
-	"bytes"
 	"context"
 	"errors"
 	"sync"
@@ -140,28 +139,19 @@ func (open) Admits(string) bool { return true }
 // or a revocation fails with [envelope.ErrInvalid] from then on;
 // [envelope.NewOpenerFrom] asks again by itself.
 func (c *Cache) OpenKey(ctx context.Context, header []byte) (*envelope.OpenKey, error) {
-	var k entryKey
-	var err error
-	if k.dekID, k.tag, err = envelope.HeaderKey(header); err != nil {
+	k, err := keyOf(header)
+	if err != nil {
 		return nil, err
 	}
-	if e := c.index.get(&k); e != nil {
-		if e.admitted.Load() == c.gate.Generation() || c.admit(e) {
-			e.hits.Add(1)
-			return e.match(header)
-		}
+	e, err := c.index.find(&k, header)
+	if err != nil {
+		return nil, err
+	}
+	if e != nil && (e.admitted.Load() == c.gate.Generation() || c.admit(e)) {
+		e.hits.Add(1)
+		return e.key, nil
 	}
 	return c.miss(ctx, k, header)
-}
-
-// match returns e's key if header is e's header. The tag authenticates every byte
-// of the header, so the same DEK id and tag over other bytes are a forgery,
-// whatever the KEK would say.
-func (e *entry) match(header []byte) (*envelope.OpenKey, error) {
-	if !bytes.Equal(e.key.Header(), header) {
-		return nil, errMismatch
-	}
-	return e.key, nil
 }
 
 // admit asks the gate about an entry again, after something has changed, and drops
@@ -198,9 +188,8 @@ func (c *Cache) admits(k *envelope.OpenKey) (generation uint64, ok bool) {
 // becomes an ordinary entry after that. Give it to
 // [envelope.SealerOptions].OnNewDEK. The cache owns k from now on.
 func (c *Cache) Pin(k *envelope.OpenKey) {
-	var key entryKey
-	var err error
-	if key.dekID, key.tag, err = envelope.HeaderKey(k.Header()); err != nil {
+	key, err := keyOf(k.Header())
+	if err != nil {
 		return // unreachable: the header of an OpenKey is well-formed
 	}
 	generation, ok := c.admits(k)
@@ -250,11 +239,6 @@ func (c *Cache) Stats() Stats {
 		}
 	}
 	return s
-}
-
-var errMismatch = &envelope.Error{
-	Class: envelope.ErrCorrupt, Op: "open",
-	Err: errors.New("the header differs from the one authenticated with this DEK id and tag"),
 }
 
 func invalid(what string) error {

@@ -17,7 +17,7 @@ func (c *Cache) put(k entryKey, key *envelope.OpenKey, generation uint64) {
 			wipeWhenUnused(old.key)
 		}
 	}
-	e := &entry{entryKey: k, key: key, pinned: slices.Contains(c.pins[:], k)}
+	e := &entry{entryKey: k, header: key.Header(), key: key, pinned: slices.Contains(c.pins[:], k)}
 	e.admitted.Store(generation)
 	if !e.pinned {
 		c.makeRoom()

@@ -1,6 +1,8 @@
 package cache
 
 import (
+	"bytes"
+	"errors"
 	"hash/maphash"
 	"math/bits"
 	"sync/atomic"
@@ -15,18 +17,25 @@ type entryKey struct {
 	tag   [32]byte
 }
 
-// entry is one verified header and its key.
+func keyOf(header []byte) (entryKey, error) {
+	dekID, tag, err := envelope.HeaderKey(header)
+	return entryKey{dekID, tag}, err
+}
+
+// entry is one verified header and its key. What a hit reads comes first and fills
+// one cache line of 64 bytes.
 type entry struct {
-	entryKey
-	key    *envelope.OpenKey
+	hash     uint64
+	next     atomic.Pointer[entry] // in the index
+	header   []byte                // that of key
+	key      *envelope.OpenKey
+	admitted atomic.Uint64 // the gate's generation at which the key was last admitted
+
+	hits   atomic.Uint64
+	seen   uint64 // hits at the last look for something to evict; under Cache.mu
 	pinned bool
 	aging  *time.Timer // nil if pinned
-
-	admitted atomic.Uint64 // the gate's generation at which the key was last admitted
-	hits     atomic.Uint64
-	seen     uint64 // hits at the last look for something to evict; under Cache.mu
-
-	next atomic.Pointer[entry] // in the index
+	entryKey
 }
 
 // index finds entries without a lock. It is a hash table of fixed size, chained:
@@ -55,29 +64,56 @@ func newIndex(n int) index {
 	return index{seed: maphash.MakeSeed(), mask: uint64(size - 1), buckets: make([]atomic.Pointer[entry], size)}
 }
 
-func (x *index) bucket(k *entryKey) *atomic.Pointer[entry] {
-	return &x.buckets[maphash.Bytes(x.seed, k.tag[:])&x.mask]
-}
+func (x *index) hash(k *entryKey) uint64 { return maphash.Bytes(x.seed, k.tag[:]) }
 
+func (x *index) bucket(hash uint64) *atomic.Pointer[entry] { return &x.buckets[hash&x.mask] }
+
+// get returns the entry with key k, or nil.
 func (x *index) get(k *entryKey) *entry {
-	for e := x.bucket(k).Load(); e != nil; e = e.next.Load() {
-		if e.entryKey == *k {
+	hash := x.hash(k)
+	for e := x.bucket(hash).Load(); e != nil; e = e.next.Load() {
+		if e.hash == hash && e.entryKey == *k {
 			return e
 		}
 	}
 	return nil
 }
 
+// find returns the entry of a header whose key is k, or nil. The tag authenticates
+// every byte of the header, so the same key over other bytes is a forgery, whatever
+// the KEK would say.
+func (x *index) find(k *entryKey, header []byte) (*entry, error) {
+	hash := x.hash(k)
+	for e := x.bucket(hash).Load(); e != nil; e = e.next.Load() {
+		if e.hash != hash {
+			continue
+		}
+		if bytes.Equal(e.header, header) {
+			return e, nil
+		}
+		if e.entryKey == *k {
+			return nil, errMismatch
+		}
+	}
+	return nil, nil
+}
+
+var errMismatch = &envelope.Error{
+	Class: envelope.ErrCorrupt, Op: "open",
+	Err: errors.New("the header differs from the one authenticated with this DEK id and tag"),
+}
+
 // add puts in an entry whose key is not in the index. Cache.mu is held.
 func (x *index) add(e *entry) {
-	b := x.bucket(&e.entryKey)
+	e.hash = x.hash(&e.entryKey)
+	b := x.bucket(e.hash)
 	e.next.Store(b.Load())
 	b.Store(e)
 }
 
 // remove takes e out. Cache.mu is held.
 func (x *index) remove(e *entry) {
-	link := x.bucket(&e.entryKey)
+	link := x.bucket(e.hash)
 	for at := link.Load(); at != nil; at = link.Load() {
 		if at == e {
 			link.Store(e.next.Load())

@@ -62,9 +62,10 @@ func (c *Cache) join(ctx context.Context, k entryKey, d digest, header []byte) (
 	generation := c.gate.Generation()
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if e := c.index.get(&k); e != nil && e.admitted.Load() == generation {
-		key, err := e.match(header)
-		return key, nil, err
+	if e, err := c.index.find(&k, header); err != nil {
+		return nil, nil, err
+	} else if e != nil && e.admitted.Load() == generation {
+		return e.key, nil, nil
 	}
 	if err := c.failed.recall(d, generation, c.now()); err != nil {
 		return nil, nil, err
