@@ -1,0 +1,123 @@
+package envelope_test
+
+import (
+	"bytes"
+	"errors"
+	"sync"
+	"testing"
+	"time"
+
+	"github.com/keyfold/keyfold/envelope"
+)
+
+// Messages of several writers of one DEK, each with a selector of its own, all
+// open under one key, in any order and at once.
+func TestSeveralSelectors(t *testing.T) {
+	kek := newKEK("kek")
+	s := newSealer(t, kek, envelope.SealerOptions{})
+	if err := s.Prepare(t.Context()); err != nil {
+		t.Fatal(err)
+	}
+	header := s.Header()
+	var messages [][]byte
+	for range 4 {
+		_, m, err := s.SealDetached(t.Context(), []byte("secret"), nil)
+		if err != nil {
+			t.Fatal(err)
+		}
+		messages = append(messages, m)
+		if err := s.Resume(t.Context(), kek, header, time.Now()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	for i, m := range messages[1:] {
+		if bytes.Equal(m[:12], messages[i][:12]) {
+			t.Error("a resumed DEK keeps its selector")
+		}
+	}
+	key, err := envelope.OpenHeader(t.Context(), kek, header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	var wg sync.WaitGroup
+	for g := range 4 {
+		wg.Go(func() {
+			for i := range 100 {
+				p, err := key.Open(messages[(g+i)%len(messages)], nil)
+				if err != nil || string(p) != "secret" {
+					t.Errorf("%q, %v", p, err)
+				}
+			}
+		})
+	}
+	wg.Wait()
+}
+
+// What did not authenticate leaves no trace: the true writer's selector is still
+// the one made ready, so that opening its messages allocates nothing.
+func TestReadyAfterAuthenticationOnly(t *testing.T) {
+	kek := newKEK("kek")
+	env := seal(t, newSealer(t, kek, envelope.SealerOptions{}), []byte("secret"), nil)
+	header, message, _ := envelope.Split(env)
+	key, err := envelope.OpenHeader(t.Context(), kek, header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	forged := bytes.Clone(message)
+	forged[0] ^= 1 // another selector
+	if _, err := key.Open(forged, nil); !errors.Is(err, envelope.ErrCorrupt) {
+		t.Fatalf("%v, want ErrCorrupt", err)
+	}
+	dst := make([]byte, 0, 64)
+	open := func() {
+		if _, err := key.AppendOpen(dst, message, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	open()
+	if _, err := key.Open(forged, nil); !errors.Is(err, envelope.ErrCorrupt) {
+		t.Fatalf("%v, want ErrCorrupt", err)
+	}
+	if n := testing.AllocsPerRun(10, open); n != 0 {
+		t.Errorf("%v allocations: the true selector is not ready", n)
+	}
+}
+
+// The hot paths, with a key at hand.
+func TestAllocations(t *testing.T) {
+	kek := newKEK("kek")
+	var key *envelope.OpenKey
+	s := newSealer(t, kek, envelope.SealerOptions{OnNewDEK: func(k *envelope.OpenKey, _ time.Time) { key = k }})
+	plaintext, aad := random(1024), []byte("aad")
+	env := seal(t, s, plaintext, aad)
+	header, message, _ := envelope.Split(env)
+	opener := envelope.NewOpenerFrom(oneKey{key})
+	dst, dst2 := make([]byte, 0, 2048), make([]byte, 0, 2048)
+	ctx := t.Context()
+	for _, test := range []struct {
+		name string
+		want float64
+		run  func() error
+	}{
+		{"Seal", 1, func() error { _, err := s.Seal(ctx, plaintext, aad); return err }},
+		{"SealDetached", 2, func() error { _, _, err := s.SealDetached(ctx, plaintext, aad); return err }},
+		{"AppendSeal", 0, func() error { _, err := s.AppendSeal(ctx, dst, plaintext, aad); return err }},
+		{"AppendSealDetached", 0, func() error { _, _, err := s.AppendSealDetached(ctx, dst, dst2, plaintext, aad); return err }},
+		{"Open", 1, func() error { _, err := opener.Open(ctx, env, aad); return err }},
+		{"OpenDetached", 1, func() error { _, err := opener.OpenDetached(ctx, header, message, aad); return err }},
+		{"AppendOpen", 0, func() error { _, err := opener.AppendOpen(ctx, dst, env, aad); return err }},
+		{"AppendOpenDetached", 0, func() error { _, err := opener.AppendOpenDetached(ctx, dst, header, message, aad); return err }},
+		{"OpenKey.Open", 1, func() error { _, err := key.Open(message, aad); return err }},
+		{"OpenKey.AppendOpen", 0, func() error { _, err := key.AppendOpen(dst, message, aad); return err }},
+		{"Split", 0, func() error { _, _, err := envelope.Split(env); return err }},
+	} {
+		got := testing.AllocsPerRun(100, func() {
+			if err := test.run(); err != nil {
+				t.Fatal(err)
+			}
+		})
+		if got > test.want {
+			t.Errorf("%s: %v allocations, want %v", test.name, got, test.want)
+		}
+	}
+}
