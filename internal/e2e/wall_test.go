@@ -55,8 +55,8 @@ func TestV1Wall(t *testing.T) {
 	breakTheWall(t, c, namespace)
 }
 
-// hitTheWall starts the control and the API server cold and shows that not one
-// Secret can be listed.
+// hitTheWall starts the control and the API server cold and shows that the Secrets
+// cannot be listed.
 func hitTheWall(t *testing.T, c *harness.Cluster, control *harness.PassThrough, namespace string) {
 	t.Helper()
 	c.API.Kill()
@@ -67,16 +67,16 @@ func hitTheWall(t *testing.T, c *harness.Cluster, control *harness.PassThrough, 
 	c.API.Start(t)
 
 	var last error
-	harness.Always(t, controlBound, "not one Secret can be listed", func(ctx context.Context) error {
-		n, err := c.ListSecrets(ctx, namespace, 1)
+	harness.Always(t, controlBound, "the Secrets cannot be listed", func(ctx context.Context) error {
+		n, err := c.ListSecrets(ctx, namespace)
 		if err == nil {
-			return fmt.Errorf("%d Secret listed", n)
+			return fmt.Errorf("%d Secrets listed", n)
 		}
 		last = err
 		return nil
 	})
 	operations := c.Keyfold.Operations(t, control.Process.PID(), began)
-	t.Logf("control, %s after a cold start: no Secret listed (%v); HSM operations: %v", controlBound, last, operations)
+	t.Logf("control, %s after a cold start: no list of Secrets (%v); HSM operations: %v", controlBound, last, operations)
 	if operations["unwrapKey ok"] < 1000 {
 		t.Errorf("control: the HSM was asked for %d unwraps only, so it was not what stood in the way", operations["unwrapKey ok"])
 	}
@@ -91,7 +91,7 @@ func breakTheWall(t *testing.T, c *harness.Cluster, namespace string) {
 	began := time.Now()
 	ready := c.Start(t)
 	listed := harness.Eventually(t, controlBound, "every Secret is listed", func(ctx context.Context) error {
-		n, err := c.ListSecrets(ctx, namespace, 0)
+		n, err := c.ListSecrets(ctx, namespace)
 		if err == nil && n != wallSecrets {
 			err = errors.New("some are missing")
 		}

@@ -39,17 +39,9 @@ const reloadInterval = time.Second
 func NewCluster(t testing.TB, mode Mode, o Options) *Cluster {
 	t.Helper()
 	if o.KeySpec == "" {
-		o.KeySpec = "AES-256"
+		o.KeySpec = hsmsim.AES256
 	}
-	bins := Build(t)
-	// Not t.TempDir(): a socket's path has at most 107 bytes.
-	dir, err := os.MkdirTemp("", "kf-")
-	if err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() { os.RemoveAll(dir) })
-	logDir := artifactDir(t)
-
+	bins, dir, logDir := Build(t), shortDir(t), artifactDir(t)
 	c := &Cluster{Keyfold: newKeyfold(t, bins, mode, o.KeySpec, dir, logDir)}
 	c.Provider = c.Keyfold.Provider()
 	providers := []Provider{c.Provider}
@@ -66,6 +58,24 @@ func NewCluster(t testing.TB, mode Mode, o Options) *Cluster {
 	c.Start(t)
 	t.Logf("%s: etcd, API server and Keyfold ready after %s", mode.Name, round(time.Since(began)))
 	return c
+}
+
+// NewPlugin prepares a plugin without an API server.
+func NewPlugin(t testing.TB) *Keyfold {
+	t.Helper()
+	return newKeyfold(t, Build(t), SocketV2, hsmsim.AES256, shortDir(t), artifactDir(t))
+}
+
+// shortDir is a t.TempDir() with a short name: the path of a socket has at most
+// 107 bytes.
+func shortDir(t testing.TB) string {
+	t.Helper()
+	dir, err := os.MkdirTemp("", "kf-")
+	if err != nil {
+		t.Fatal(err)
+	}
+	t.Cleanup(func() { os.RemoveAll(dir) })
+	return dir
 }
 
 // artifactDir is where the logs go: kept when the test runs with -artifacts.

@@ -236,12 +236,12 @@ func (c *Cluster) CreateSecrets(t testing.TB, n int) (namespace string) {
 	return namespace
 }
 
-// ListSecrets lists the Secrets of a namespace, at most limit of them unless that
-// is 0, and returns how many it got. It gives up after 10 s.
-func (c *Cluster) ListSecrets(ctx context.Context, namespace string, limit int64) (int, error) {
+// ListSecrets lists the Secrets of a namespace and returns how many there are. It
+// gives up after 10 s.
+func (c *Cluster) ListSecrets(ctx context.Context, namespace string) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	list, err := c.API.Client.CoreV1().Secrets(namespace).List(ctx, metav1.ListOptions{Limit: limit})
+	list, err := c.API.Client.CoreV1().Secrets(namespace).List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, err
 	}
