@@ -111,6 +111,9 @@ func decryptChangedCiphertext(ctx context.Context, s *subject) error {
 			change{fmt.Sprintf("a ciphertext with a bit changed in byte %d", n), flipped})
 	}
 	for _, c := range changes {
+		if bytes.Equal(c.ciphertext, e.Ciphertext) {
+			continue // an empty one, twice
+		}
 		req := e.request()
 		req.Ciphertext = bytes.Clone(c.ciphertext)
 		_, err := s.decrypt(ctx, req)

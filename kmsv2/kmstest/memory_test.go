@@ -18,6 +18,7 @@ import (
 // memory is a correct KMS in as few lines as possible: AES-256-GCM under keys in memory.
 // The defective ones are made from it.
 type memory struct {
+	newKey  func() cipher.AEAD
 	mu      sync.Mutex
 	keys    map[string]cipher.AEAD
 	current string
@@ -29,7 +30,7 @@ var _ service.Service = (*memory)(nil)
 const remark = "algorithm.kms.example.com"
 
 func newMemory() *memory {
-	m := &memory{keys: map[string]cipher.AEAD{}}
+	m := &memory{newKey: newAEAD, keys: map[string]cipher.AEAD{}}
 	m.rotate(nil)
 	return m
 }
@@ -53,7 +54,7 @@ func (m *memory) rotate(context.Context) error {
 	m.mu.Lock()
 	defer m.mu.Unlock()
 	m.current = fmt.Sprintf("key-%d-%s", len(m.keys)+1, rand.Text())
-	m.keys[m.current] = newAEAD()
+	m.keys[m.current] = m.newKey()
 	return nil
 }
 
@@ -103,10 +104,15 @@ func (m *memory) Status(context.Context) (*service.StatusResponse, error) {
 }
 
 func (m *memory) Encrypt(_ context.Context, _ string, plaintext []byte) (*service.EncryptResponse, error) {
+	return m.encryptUnder(plaintext, "")
+}
+
+// encryptUnder uses the key called id, or the current one for "".
+func (m *memory) encryptUnder(plaintext []byte, id string) (*service.EncryptResponse, error) {
 	if len(plaintext) > 512 {
 		return nil, errors.New("plaintext too large")
 	}
-	id, aead, err := m.key("")
+	id, aead, err := m.key(id)
 	if err != nil {
 		return nil, err
 	}
