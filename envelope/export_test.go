@@ -37,6 +37,9 @@ func MessageKey(dek []byte, dekID [16]byte) ([32]byte, error) {
 // SetHardLimit lowers the number of messages after which s stops.
 func (s *Sealer) SetHardLimit(n uint64) { s.hardLimit = n }
 
+// CheckPlaintextSize is the check that no test has the memory to reach.
+func CheckPlaintextSize(n uint64) error { return checkPlaintextSize(n) }
+
 const (
 	HardMaxMessages = hardMaxMessages
 	SoftMaxMessages = softMaxMessages

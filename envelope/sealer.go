@@ -142,7 +142,12 @@ func (s *Sealer) AppendSeal(ctx context.Context, dst, plaintext, aad []byte) ([]
 // SealDetached is [Sealer.Seal] with the header apart from the message. Many
 // messages share a header: who stores it once for all of them saves its length.
 func (s *Sealer) SealDetached(ctx context.Context, plaintext, aad []byte) (header, message []byte, err error) {
-	return s.AppendSealDetached(ctx, nil, nil, plaintext, aad)
+	k, err := s.acquire(ctx, plaintext)
+	if err != nil {
+		return nil, nil, err
+	}
+	message = make([]byte, 0, len(plaintext)+MessageOverhead)
+	return slices.Clone(k.header), k.appendMessage(message, plaintext, aad), nil
 }
 
 // AppendSealDetached is [Sealer.SealDetached] appending to two destinations. The
@@ -178,8 +183,8 @@ func errClosed() error { return invalid("seal", "the sealer is closed") }
 
 // acquire returns the key for one more message and counts it.
 func (s *Sealer) acquire(ctx context.Context, plaintext []byte) (*sealingKey, error) {
-	if uint64(len(plaintext)) > MaxPlaintextSize {
-		return nil, invalid("seal", "a plaintext of %d bytes, more than %d", len(plaintext), uint64(MaxPlaintextSize))
+	if err := checkPlaintextSize(uint64(len(plaintext))); err != nil {
+		return nil, err
 	}
 	for {
 		k := s.current.Load()
@@ -194,6 +199,14 @@ func (s *Sealer) acquire(ctx context.Context, plaintext []byte) (*sealingKey, er
 			return nil, err
 		}
 	}
+}
+
+// checkPlaintextSize keeps GCM from panicking.
+func checkPlaintextSize(n uint64) error {
+	if n > MaxPlaintextSize {
+		return invalid("seal", "a plaintext of %d bytes, more than %d", n, uint64(MaxPlaintextSize))
+	}
+	return nil
 }
 
 // newSealingKey builds the key of a header for sealing. The selector is random
