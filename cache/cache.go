@@ -12,17 +12,6 @@ import (
 	"github.com/keyfold/keyfold/envelope"
 )
 
-// A Gate decides whether a key that was unwrapped earlier may still be used. A
-// rotation.Ring is one. Both methods must be fast, without I/O, and safe for
-// concurrent use.
-type Gate interface {
-	// Generation changes whenever an answer of Admits may have changed from true to
-	// false, after the change itself. It is asked on every hit.
-	Generation() uint64
-	// Admits reports whether the key with this id is configured and not revoked.
-	Admits(keyID string) bool
-}
-
 // Options bound a [Cache]. The zero value is safe.
 type Options struct {
 	// Entries is the largest number of opened DEKs held, the pinned ones apart; 4096
@@ -74,6 +63,7 @@ type Cache struct {
 	mu      sync.Mutex // guards what follows, and changes of index
 	lru     *simplelru.LRU[entryKey, *entry]
 	pins    [pinned]entryKey // the last two keys pinned, newest first
+	swept   uint64           // the gate's generation at the last sweep
 	past    uint64           // hits of entries that are gone
 	purges  uint64           // a load that began before a purge is not stored after it
 	flights map[digest]*flight
@@ -118,17 +108,11 @@ func New(u envelope.Unwrapper, o Options) (*Cache, error) {
 		return nil, invalid(err.Error())
 	}
 	return &Cache{
-		unwrapper: u, entries: o.Entries, maxAge: o.MaxAge, gate: o.Gate, now: o.Now,
+		unwrapper: u, entries: o.Entries, maxAge: o.MaxAge, gate: o.Gate, now: o.Now, swept: o.Gate.Generation(),
 		index: newIndex(o.Entries + pinned), lru: lru, failed: failed,
 		flights: make(map[digest]*flight), slots: make(chan struct{}, maxLoads),
 	}, nil
 }
-
-// open is the gate of a cache without one.
-type open struct{}
-
-func (open) Generation() uint64 { return 0 }
-func (open) Admits(string) bool { return true }
 
 // OpenKey returns the verified key of a detached header: from memory, or by one
 // unwrap that everybody who asks for this header meanwhile shares. It answers as
@@ -147,40 +131,11 @@ func (c *Cache) OpenKey(ctx context.Context, header []byte) (*envelope.OpenKey, 
 	if err != nil {
 		return nil, err
 	}
-	if e != nil && (e.admitted.Load() == c.gate.Generation() || c.admit(e)) {
+	if e != nil && (e.admitted.Load() == c.gate.Generation() || c.readmit(e)) {
 		e.hits.Add(1)
 		return e.key, nil
 	}
 	return c.miss(ctx, k, header)
-}
-
-// admit asks the gate about an entry again, after something has changed, and drops
-// it if no key that it names is admitted.
-func (c *Cache) admit(e *entry) bool {
-	generation, ok := c.admits(e.key)
-	if ok {
-		e.admitted.Store(generation)
-		return true
-	}
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	if c.index.get(&e.entryKey) == e {
-		c.drop(e)
-	}
-	e.key.Wipe()
-	return false
-}
-
-// admits returns the gate's verdict on a key and the generation that it holds for.
-// The generation is read first: a change in between then shows at the next hit.
-func (c *Cache) admits(k *envelope.OpenKey) (generation uint64, ok bool) {
-	generation = c.gate.Generation()
-	for _, id := range k.KeyIDs() {
-		if c.gate.Admits(id) {
-			return generation, true
-		}
-	}
-	return generation, false
 }
 
 // Pin holds k, one of the Sealer's own DEKs, whatever else passes through the
@@ -192,21 +147,19 @@ func (c *Cache) Pin(k *envelope.OpenKey) {
 	if err != nil {
 		return // unreachable: the header of an OpenKey is well-formed
 	}
-	generation, ok := c.admits(k)
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.sweep()
 	if key != c.pins[0] {
 		oldest := c.pins[pinned-1]
 		c.pins = [pinned]entryKey{key, c.pins[0]}
 		if e := c.index.get(&oldest); e != nil {
-			c.put(oldest, e.key, e.admitted.Load())
+			c.put(oldest, e.key)
 		}
 	}
-	if !ok {
+	if !c.put(key, k) {
 		k.Wipe()
-		return
 	}
-	c.put(key, k, generation)
 }
 
 // Purge drops and wipes every key, pinned ones too, and forgets every failure. A
@@ -216,11 +169,9 @@ func (c *Cache) Purge() {
 	defer c.mu.Unlock()
 	c.purges++
 	c.failed.purge()
-	for i := range c.index.buckets {
-		for e := c.index.buckets[i].Load(); e != nil; e = e.next.Load() {
-			c.drop(e)
-			e.key.Wipe()
-		}
+	for e := range c.index.all() {
+		c.drop(e)
+		e.key.Wipe()
 	}
 }
 
@@ -229,13 +180,11 @@ func (c *Cache) Stats() Stats {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	s := Stats{Hits: c.past, Misses: c.misses.Load(), Loads: c.loads.Load(), Failures: c.failures.Load()}
-	for i := range c.index.buckets {
-		for e := c.index.buckets[i].Load(); e != nil; e = e.next.Load() {
-			s.Hits += e.hits.Load()
-			s.Entries++
-			if e.pinned {
-				s.Pinned++
-			}
+	for e := range c.index.all() {
+		s.Hits += e.hits.Load()
+		s.Entries++
+		if e.pinned {
+			s.Pinned++
 		}
 	}
 	return s

@@ -193,6 +193,23 @@ func TestGate(t *testing.T) {
 	wantUnwraps(t, kek, 3)
 }
 
+// A key that nobody asks for is dropped and wiped as well.
+func TestGateReachesWhatIsNotAskedFor(t *testing.T) {
+	a, b, g := newFakeKEK("a"), newFakeKEK("b"), newGate()
+	c := newCache(t, anyOf{a, b}, cache.Options{Gate: g})
+	quiet, busy := a.seal(t), b.seal(t)
+	k := mustOpen(t, c, quiet)
+	mustOpen(t, c, busy)
+	g.set("a")
+	mustOpen(t, c, busy)
+	if got := c.Stats().Entries; got != 1 {
+		t.Fatalf("%d entries, want that of the key not revoked", got)
+	}
+	if _, err := k.Open(quiet.message, nil); !errors.Is(err, envelope.ErrInvalid) {
+		t.Fatalf("the key nobody asked for still opens: %v", err)
+	}
+}
+
 func TestGateShutDuringALoad(t *testing.T) {
 	kek, g := newFakeKEK("k"), newGate()
 	c := newCache(t, kek, cache.Options{Gate: g})

@@ -6,8 +6,8 @@
 // What is held, and where a request goes:
 //
 //	header ──► index ── hit ──► all bytes equal? ──► gate: same generation? ──► key
-//	             │                   └─ no: ErrCorrupt       └─ no: admitted?
-//	            miss                                              └─ no: drop, miss
+//	             │                   └─ no: ErrCorrupt       └─ no: sweep: drop all that
+//	            miss                                              is admitted no more
 //	             ▼
 //	          failed just now? ── yes ──► the same error
 //	             │ no
@@ -33,8 +33,8 @@
 //   - A failure is remembered only if trying again would change nothing (corrupt,
 //     unknown key, revoked), and not beyond the gate's next generation.
 //   - With a [Gate], a key is served only while at least one key that its header names
-//     is configured and not revoked, from the first hit after the gate changed its
-//     generation.
+//     is configured and not revoked. The first call after the gate changed its
+//     generation drops and wipes every other.
 //   - Whoever holds the public half of an RSA KEK can mint DEKs without end. They
 //     compete with other opened DEKs for the bounded room, where those in use get a
 //     second chance, and never with the pinned ones.

@@ -9,8 +9,12 @@ import (
 )
 
 // put stores a verified key, in place of what stood there, as an entry of the kind
-// that c.pins says. c.mu is held.
-func (c *Cache) put(k entryKey, key *envelope.OpenKey, generation uint64) {
+// that c.pins says. It refuses a key that the gate does not admit. c.mu is held.
+func (c *Cache) put(k entryKey, key *envelope.OpenKey) bool {
+	generation, ok := c.admits(key)
+	if !ok {
+		return false
+	}
 	if old := c.index.get(&k); old != nil {
 		c.drop(old)
 		if old.key != key {
@@ -27,6 +31,7 @@ func (c *Cache) put(k entryKey, key *envelope.OpenKey, generation uint64) {
 		e.aging = time.AfterFunc(c.maxAge, func() { c.expire(e) })
 	}
 	c.index.add(e)
+	return true
 }
 
 // drop takes e out of the index and the LRU and leaves its key alone. c.mu is held.

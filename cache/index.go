@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"hash/maphash"
+	"iter"
 	"math/bits"
 	"sync/atomic"
 	"time"
@@ -120,5 +121,18 @@ func (x *index) remove(e *entry) {
 			return
 		}
 		link = &at.next
+	}
+}
+
+// all yields every entry; the one at hand may be taken out. Cache.mu is held.
+func (x *index) all() iter.Seq[*entry] {
+	return func(yield func(*entry) bool) {
+		for i := range x.buckets {
+			for e := x.buckets[i].Load(); e != nil; e = e.next.Load() {
+				if !yield(e) {
+					return
+				}
+			}
+		}
 	}
 }

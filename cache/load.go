@@ -59,14 +59,15 @@ func (c *Cache) miss(ctx context.Context, k entryKey, header []byte) (*envelope.
 // to join if the key has been stored since the caller looked, or if the header is
 // remembered to fail.
 func (c *Cache) join(ctx context.Context, k entryKey, d digest, header []byte) (*envelope.OpenKey, *flight, error) {
-	generation := c.gate.Generation()
 	c.mu.Lock()
 	defer c.mu.Unlock()
+	c.sweep()
 	if e, err := c.index.find(&k, header); err != nil {
 		return nil, nil, err
-	} else if e != nil && e.admitted.Load() == generation {
+	} else if e != nil {
 		return e.key, nil, nil
 	}
+	generation := c.gate.Generation()
 	if err := c.failed.recall(d, generation, c.now()); err != nil {
 		return nil, nil, err
 	}
@@ -136,17 +137,12 @@ func (c *Cache) load(ctx context.Context, f *flight, header []byte) {
 
 // land stores the result of a load, if it may be kept, and ends the flight.
 func (c *Cache) land(f *flight, k entryKey, d digest, generation, purges uint64) {
-	var admitted uint64
-	var ok bool
-	if f.key != nil {
-		admitted, ok = c.admits(f.key)
-	}
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	delete(c.flights, d)
 	switch {
-	case ok && purges == c.purges:
-		c.put(k, f.key, admitted)
+	case f.key != nil && purges == c.purges:
+		c.put(k, f.key)
 	case f.err != nil:
 		c.failures.Add(1)
 		c.failed.remember(d, f.err, generation, c.now())
