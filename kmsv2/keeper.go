@@ -10,18 +10,15 @@ import (
 )
 
 const (
-	// keepInterval is how often the keeper looks even if nothing wakes it. A look
-	// costs no call.
-	keepInterval = time.Second
+	// keepInterval is how often the keeper looks even if nothing wakes it: a DEK may
+	// be due, or the key in use to be verified.
+	keepInterval = 15 * time.Second
 	// prepareTimeout bounds one attempt to get a write key ready.
 	prepareTimeout = 10 * time.Second
 	// The pause after a failed attempt doubles from the first to the second. A change
 	// of the ring ends it.
 	minBackoff = time.Second
 	maxBackoff = 16 * time.Second
-	// verifyInterval is how often a write key that is not the ring's writer is
-	// checked, since the ring's probe does not do it.
-	verifyInterval = 15 * time.Second
 	// saveBackoff is the pause after a failure to save the state.
 	saveBackoff = time.Minute
 )
@@ -52,7 +49,7 @@ func (k *keeper) run(ctx context.Context) {
 	for {
 		changed := k.ring.Changed()
 		k.look(ctx)
-		timer.Reset(keepInterval)
+		timer.Reset(k.pause())
 		select {
 		case <-ctx.Done():
 			return
@@ -71,6 +68,12 @@ func (k *keeper) look(ctx context.Context) {
 	switch {
 	case live.serves(writer):
 		k.attempt = attempt{}
+		if k.ring.Health().State == rotation.Healthy {
+			// Renews a DEK that is due, without waiting, so that no request meets one.
+			if err := live.sealer.Prepare(ctx); err != nil {
+				k.log().Warn("cannot renew the data key", "key_id", live.keyID, "err", err)
+			}
+		}
 	case k.due(writer):
 		err := k.prepare(ctx, writer)
 		if ctx.Err() != nil {
@@ -82,6 +85,14 @@ func (k *keeper) look(ctx context.Context) {
 	k.saveLive()
 }
 
+// pause is the time to the next look.
+func (k *keeper) pause() time.Duration {
+	if k.attempt.backoff != 0 {
+		return min(max(k.attempt.next.Sub(k.o.Now()), 0), keepInterval)
+	}
+	return keepInterval
+}
+
 // dropRevoked wipes the write keys once the ring does not admit the newest any
 // more. If the key comes back, it is prepared anew.
 func (k *keeper) dropRevoked() {
@@ -89,7 +100,12 @@ func (k *keeper) dropRevoked() {
 	if live == nil || k.ring.Admits(live.keyID) {
 		return
 	}
-	k.waiting.fail(k.taken(live))
+	if k.ring.Health().State == rotation.Revoked {
+		k.waiting.fail(k.taken(live))
+	} else {
+		// Another key has taken its place and is about to be prepared: worth waiting for.
+		k.waiting.fail(nil)
+	}
 	k.replaceKeys(func(writeKeys) writeKeys { return writeKeys{} })
 	k.attempt = attempt{}
 }
@@ -148,6 +164,9 @@ func (k *keeper) prepare(ctx context.Context, writer rotation.Writer) error {
 			err = resumeErr
 		}
 		k.log().Error("no key to write with", "err", err)
+		if errors.Is(err, envelope.ErrRevoked) {
+			err = revoked(writer.KeyID, err)
+		}
 		k.waiting.fail(err)
 	}
 	return err
@@ -214,7 +233,7 @@ func (k *keeper) putToUse(key *writeKey) {
 // writer still opens, so that the outage grace counts from a real answer.
 func (k *keeper) verifyHeldOver(ctx context.Context) {
 	live := k.keys.Load().live
-	if live == nil || live.serves(k.ring.Writer()) || k.o.Now().Sub(live.lastVerified()) < verifyInterval {
+	if live == nil || live.serves(k.ring.Writer()) || k.o.Now().Sub(live.lastVerified()) < keepInterval {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)

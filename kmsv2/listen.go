@@ -52,6 +52,10 @@ func Listen(endpoint string, o ListenOptions) (net.Listener, error) {
 	if err != nil {
 		return nil, err
 	}
+	if len(o.AllowUIDs) > 0 && o.Group == "" && !e.abstract {
+		guard.log.Warn("users are allowed on the KMS socket, but its mode 0600 keeps them out", "socket", e.name,
+			"remedy", "give the socket a group that they are in")
+	}
 	if e.abstract {
 		l, err := net.ListenUnix("unix", &net.UnixAddr{Net: "unix", Name: e.name})
 		if err != nil {

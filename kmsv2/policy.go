@@ -17,19 +17,25 @@ func (s *Service) mayWrite(k *writeKey) error {
 	return s.outage(k)
 }
 
-// taken is the error for a key that the ring no longer admits. Its class is revoked,
-// whatever the vault said: for an API server all of it means that no new data may be
-// written, and the cause tells the operator which.
+// taken is the error for a key that the ring no longer admits.
 func (s *Service) taken(k *writeKey) error {
-	e := &envelope.Error{Class: envelope.ErrRevoked, Op: "use key", Key: k.keyID}
 	if h := s.ring.Health(); h.State == rotation.Revoked {
-		e.Err = h.Err
-		e.Remedy = "if this was not intended, enable or recover the key or give the permission back; it is noticed by itself"
-		return e
+		return revoked(k.keyID, h.Err)
 	}
-	e.Err = errNoLongerConfigured
-	e.Remedy = "wait for the next Status to report the new key"
-	return e
+	return &envelope.Error{
+		Class: envelope.ErrRevoked, Op: "use key", Key: k.keyID, Err: errNoLongerConfigured,
+		Remedy: "wait for the next Status to report the new key",
+	}
+}
+
+// revoked is the error for a write key that was taken away. Its class is revoked,
+// and not disabled or deleted: to an API server all of it means that nothing may be
+// written. The cause tells the operator which.
+func revoked(keyID string, cause error) error {
+	return &envelope.Error{
+		Class: envelope.ErrRevoked, Op: "use key", Key: keyID, Err: cause,
+		Remedy: "if this was not intended, enable or recover the key or give the permission back; it is noticed by itself",
+	}
 }
 
 var (
