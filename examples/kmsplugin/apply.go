@@ -7,7 +7,7 @@ import (
 	"time"
 )
 
-// admitTimeout bounds the trial of a new key.
+// admitTimeout bounds the trial of new keys.
 const admitTimeout = 10 * time.Second
 
 // apply makes next the configuration in use. Everything is checked before anything
@@ -28,23 +28,35 @@ func (p *plugin) apply(ctx context.Context, next settings, asked bool) error {
 	if waiting := p.needRestart(&next); len(waiting) > 0 {
 		p.log.Warn("these settings changed and take effect at the next start", "settings", waiting)
 	}
-	p.log.Info("new configuration in use", "keysReloaded", keys, "verbosity", next.Verbosity)
+	p.log.Info("new configuration in use", "keysReloaded", keys, "writer", p.ring.Writer().KeyID, "verbosity", next.Verbosity)
 	p.settings.KeyName, p.settings.Ring, p.settings.Verbosity = next.KeyName, next.Ring, next.Verbosity
 	p.settings.digest = next.digest
 	return nil
 }
 
 func (p *plugin) reloadRing(ctx context.Context, next *settings) error {
-	ctx, cancel := context.WithTimeout(ctx, admitTimeout)
-	defer cancel()
-	c, err := p.keyring.config(next)
+	// A key that is in use and missing was taken away; only a new name is created.
+	c, err := p.keyring.config(next, next.KeyName != p.settings.KeyName)
 	if err != nil {
 		return err
 	}
-	if err := p.keyring.admit(ctx, &c, time.Now()); err != nil {
-		return err
+	// A current key that stays needs no trial: it must be possible to add a read
+	// key while the current one is expired or its vault is away.
+	if !p.keepsCurrent(next) {
+		ctx, cancel := context.WithTimeout(ctx, admitTimeout)
+		defer cancel()
+		if err := admit(ctx, &c, time.Now()); err != nil {
+			return err
+		}
 	}
 	return p.ring.Reload(c)
+}
+
+// keepsCurrent reports whether the very key that encrypts now goes on doing so.
+func (p *plugin) keepsCurrent(next *settings) bool {
+	used, r := p.settings.Ring, next.Ring
+	return used != nil && r != nil && r.Current == used.Current && r.Current.Version != "" &&
+		r.ActivateAt.Equal(used.ActivateAt) && reflect.DeepEqual(r.Previous, used.Previous)
 }
 
 // needRestart names the settings that differ from those in use and that only a

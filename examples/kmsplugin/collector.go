@@ -3,7 +3,6 @@ package main
 import (
 	"crypto/sha256"
 	"fmt"
-	"runtime/debug"
 
 	"github.com/prometheus/client_golang/prometheus"
 
@@ -47,14 +46,8 @@ var states = []rotation.State{rotation.Unknown, rotation.Healthy, rotation.Expir
 func (m *metrics) collect(service *kmsv2.Service) {
 	build := prometheus.NewGauge(prometheus.GaugeOpts{
 		Name: "keyfold_build_info", Help: "1, with the version that runs.",
-		ConstLabels: prometheus.Labels{"version": "unknown"},
+		ConstLabels: prometheus.Labels{"version": version()},
 	})
-	if info, ok := debug.ReadBuildInfo(); ok {
-		build = prometheus.NewGauge(prometheus.GaugeOpts{
-			Name: "keyfold_build_info", Help: "1, with the version that runs.",
-			ConstLabels: prometheus.Labels{"version": info.Main.Version, "go": info.GoVersion},
-		})
-	}
 	build.Set(1)
 	m.registry.MustRegister(build, collector{service})
 }

@@ -196,6 +196,9 @@ func (s *settings) validateKeys() (problems []error) {
 	return problems
 }
 
+// openVersion reports whether the version that encrypts is left open.
+func (s *settings) openVersion() bool { return s.Ring == nil || s.Ring.Current.Version == "" }
+
 func (h *healthzSection) validate() (problems []error) {
 	refuse := func(format string, a ...any) { problems = append(problems, fmt.Errorf(format, a...)) }
 	if h.Port < 0 || h.Port > 65535 {

@@ -34,30 +34,30 @@ func groups(c *commandLine, s *settings) []flagGroup {
 	socket.StringVar(&s.ListenAddr, "listen-addr", s.ListenAddr,
 		"serve KMS v2 and v1 on `unix:///PATH`, or on the abstract unix:///@NAME")
 	socket.StringVar(&s.SocketGroup, "socket-group", s.SocketGroup,
-		"let this `group` use the socket: mode 0660 instead of 0600")
+		"let this `GROUP` use the socket: mode 0660 instead of 0600")
 	socket.VarPF(&uidList{list: &s.AllowUIDs}, "allow-uid", "",
-		"admit only peers with this user `id` (may be repeated; default: root and the plugin's own)")
+		"admit this user `ID` too, beside root and the plugin's own; may be repeated")
 
 	keys := group("Keys")
 	keys.StringVar(&s.Provider.Name, "provider", s.Provider.Name,
-		"`where` the key-encryption keys live: "+s.Provider.names())
+		"`NAME` of the place where keys live: "+s.Provider.names())
 	keys.StringVar(&s.KeyName, "key-name", s.KeyName,
 		"encrypt under the latest version of the key `NAME`, pinned at start; created if missing")
 	keys.StringVar(&s.StateDir, "state-dir", s.StateDir,
-		"keep the wrapped data key (no secret) in this `folder`, to start while the key is expired")
+		"keep the wrapped data key (no secret) in this `DIR`, to start while the key is expired")
 	for _, p := range s.Provider.all {
 		p.flags(keys.FlagSet)
 	}
 
 	health := group("Health and metrics")
 	health.StringVar(&s.Healthz.Host, "healthz-host", s.Healthz.Host,
-		"`address` of the health endpoints")
+		"`ADDRESS` of the health endpoints")
 	health.IntVar(&s.Healthz.Port, "healthz-port", s.Healthz.Port,
-		"`port` of the health endpoints; 0 for none")
+		"`PORT` of the health endpoints (default none)")
 	health.StringVar(&s.Healthz.Path, "healthz-path", s.Healthz.Path,
-		"`path` of the readiness check; /livez and /statusz are beside it")
+		"`PATH` of the readiness check; /livez and /statusz are beside it")
 	health.Var(&s.Healthz.Timeout, "healthz-timeout",
-		"`bound` of one health check")
+		"`BOUND` of one health check, such as 5s")
 	health.StringVar(&s.MetricsAddr, "metrics-addr", s.MetricsAddr,
 		"serve Prometheus metrics at http://`HOST:PORT`/metrics")
 
@@ -71,11 +71,11 @@ func groups(c *commandLine, s *settings) []flagGroup {
 		return err
 	})
 	logs.IntVarP(&s.Verbosity, "verbosity", "v", s.Verbosity,
-		"log more: `0` for what an operator must know, 4 for a line per request with its uid")
+		"log more with a larger `N`: 0 what an operator must know, 4 a line per request with its uid")
 
 	other := group("Other")
 	other.StringVar(&c.configPath, "config", c.configPath,
-		"read settings, and the ring's keys, from this YAML `file`; watched, and read again on SIGHUP")
+		"read settings, and the ring's keys, from this YAML `FILE`; watched, and read again on SIGHUP")
 	other.BoolVar(&c.version, "version", false, "print the version and exit")
 	other.BoolVarP(&c.help, "help", "h", false, "print this and exit")
 

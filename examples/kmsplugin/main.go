@@ -8,6 +8,7 @@ import (
 	"log/slog"
 	"os"
 	"os/signal"
+	"strings"
 	"syscall"
 
 	"github.com/keyfold/keyfold/envelope"
@@ -72,7 +73,12 @@ func run(args []string, stdout, stderr io.Writer) int {
 	return exitOK
 }
 
+// usage lists what is wrong, one line each.
 func usage(stderr io.Writer, err error) int {
-	fmt.Fprintf(stderr, "kmsplugin: %v\nkmsplugin --help shows every setting, with examples.\n", err)
+	fmt.Fprintln(stderr, "kmsplugin: wrong flags or configuration:")
+	for line := range strings.Lines(err.Error()) {
+		fmt.Fprintln(stderr, "  -", strings.TrimSpace(line))
+	}
+	fmt.Fprintln(stderr, "kmsplugin --help shows every setting, with examples.")
 	return exitUsage
 }

@@ -152,6 +152,40 @@ func TestMetrics(t *testing.T) {
 	}
 }
 
+// TestRefusedConfigurationShows: where an operator looks, not in the log alone.
+func TestRefusedConfigurationShows(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	metrics, health := freePort(t), freePort(t)
+	good := p.configFor("keyName: kek", "metricsAddr: 127.0.0.1:"+metrics, "healthz: {port: "+health+"}")
+	config := p.write("config.yaml", good)
+	start(t, "--config", config)
+	p.client().keyID()
+	shows := func(gauge, refused string) {
+		t.Helper()
+		eventually(t, "the state of the configuration", func() error {
+			_, m := get(t, "http://127.0.0.1:"+metrics+"/metrics")
+			_, s := get(t, "http://127.0.0.1:"+health+"/statusz")
+			var status struct {
+				Config struct{ File, Refused string }
+			}
+			if err := json.Unmarshal([]byte(s), &status); err != nil {
+				return err
+			}
+			if !strings.Contains(m, "keyfold_config_last_reload_successful "+gauge) ||
+				status.Config.File != config || !strings.Contains(status.Config.Refused, refused) || (refused == "") != (status.Config.Refused == "") {
+				return fmt.Errorf("statusz %+v", status)
+			}
+			return nil
+		})
+	}
+	shows("1", "")
+	p.write("config.yaml", good+"colour: red\n")
+	shows("0", "colour")
+	p.write("config.yaml", good)
+	shows("1", "")
+}
+
 // TestDrain: SIGTERM under load. What has been accepted is answered, the socket
 // goes, and the process ends with code 0 long before a kubelet's patience.
 func TestDrain(t *testing.T) {

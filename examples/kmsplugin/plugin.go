@@ -7,6 +7,7 @@ import (
 	"net"
 	"os"
 	"strconv"
+	"sync/atomic"
 	"time"
 
 	"golang.org/x/sync/errgroup"
@@ -24,6 +25,7 @@ type plugin struct {
 	log      *slog.Logger
 	level    *slog.LevelVar
 	metrics  *metrics
+	refused  atomic.Pointer[string] // why the file as it is now is not in use; nil if it is
 
 	vault   vault
 	keyring *keyring
@@ -38,7 +40,7 @@ func newPlugin(cmd *commandLine, s settings, log *slog.Logger, level *slog.Level
 		return nil, err
 	}
 	p.keyring = &keyring{p.vault, p.metrics}
-	keys, err := p.keyring.config(&s)
+	keys, err := p.keyring.config(&s, true)
 	if err != nil {
 		return nil, err
 	}
@@ -62,6 +64,7 @@ func newPlugin(cmd *commandLine, s settings, log *slog.Logger, level *slog.Level
 // run serves until ctx ends, and then finishes the requests under way.
 func (p *plugin) run(ctx context.Context, hup <-chan os.Signal) error {
 	defer p.vault.Close()
+	defer p.service.Close()
 	s := &p.settings
 	socket, err := kmsv2.Listen(s.ListenAddr, kmsv2.ListenOptions{
 		Group: s.SocketGroup, AllowUIDs: s.AllowUIDs, Logger: p.log,
@@ -101,6 +104,9 @@ func (p *plugin) run(ctx context.Context, hup <-chan os.Signal) error {
 	group.Go(func() error { reload.run(serving); return nil })
 
 	p.log.Info("serving KMS v2 and v1", "endpoint", s.ListenAddr)
+	if s.openVersion() {
+		p.log.Info("the configuration names no version: the key is pinned to its latest until SIGHUP or the next start")
+	}
 	err = server.Serve(serving, socket)
 	stopBackground()
 	return errors.Join(err, group.Wait())
@@ -115,7 +121,7 @@ func (p *plugin) listenHTTP() (endpoints []*httpServer, err error) {
 			timeout:     time.Duration(s.Healthz.Timeout),
 			ready:       p.service.Healthz,
 			alive:       func(ctx context.Context) error { return dialSocket(ctx, s.ListenAddr) },
-			status:      func() any { return p.service.Snapshot() },
+			status:      func() any { return p.status() },
 		}
 		e, err := listenHTTP("health", net.JoinHostPort(s.Healthz.Host, strconv.Itoa(s.Healthz.Port)), health.handler(), p.log)
 		if err != nil {

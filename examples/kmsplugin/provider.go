@@ -37,8 +37,8 @@ type vault interface {
 	// kek names a key without reaching for it. It wraps with the given version,
 	// or with the latest where version is empty, and unwraps every version.
 	kek(name, version string) (envelope.KEK, error)
-	// ensure creates the key if it is missing.
-	ensure(ctx context.Context, name string) error
+	// create creates the key. It is no error if somebody else has just done so.
+	create(ctx context.Context, name string) error
 	Close() error
 }
 

@@ -28,10 +28,10 @@ func (p *hsmsimProvider) name() string { return "hsmsim" }
 
 func (p *hsmsimProvider) flags(fs *pflag.FlagSet) {
 	fs.StringVar(&p.Dir, "hsmsim-dir", p.Dir,
-		"`folder` of the simulated HSM; created if missing")
+		"`DIR` of the simulated HSM; created if missing")
 	// A passphrase itself is never a flag: other users see a process's arguments.
 	fs.StringVar(&p.PassphraseFile, "hsmsim-passphrase-file", p.PassphraseFile,
-		"unseal the simulated HSM with the first line of this `file` (default: the folder's own key file)")
+		"unseal the simulated HSM with the first line of this `FILE` (default: the folder's own key file)")
 }
 
 func (p *hsmsimProvider) validate() error {
@@ -73,9 +73,9 @@ func (v *hsmsimVault) kek(name, version string) (envelope.KEK, error) {
 	return v.KEK(hsmsim.Ref{Name: name, Version: version})
 }
 
-// ensure makes an AES-256 key: it is authenticated, unlike an RSA one, under which
+// create makes an AES-256 key: it is authenticated, unlike an RSA one, under which
 // whoever holds the public key can make envelopes, and it is fast.
-func (v *hsmsimVault) ensure(ctx context.Context, name string) error {
+func (v *hsmsimVault) create(ctx context.Context, name string) error {
 	created, err := v.CreateKey(ctx, name, hsmsim.AES256)
 	if errors.Is(err, hsmsim.ErrExists) {
 		return nil

@@ -11,7 +11,8 @@ import (
 
 const (
 	// settleTime is how long the folder must be quiet before the file is read:
-	// an editor or the kubelet changes it in several steps.
+	// an editor or the kubelet changes it in several steps. A folder that is
+	// never quiet has the poll.
 	settleTime = 100 * time.Millisecond
 	// pollEvery is the fallback where notifications do not reach: network file
 	// systems, links into another folder, an exhausted inotify limit. It is
@@ -22,8 +23,7 @@ const (
 // reloader applies the configuration anew when it may have changed.
 type reloader struct {
 	*plugin
-	hup     <-chan os.Signal
-	refused string // what was last logged about a refusal
+	hup <-chan os.Signal
 }
 
 // run returns when ctx ends.
@@ -88,12 +88,12 @@ func (r *reloader) reload(ctx context.Context, asked bool) {
 	}
 	r.metrics.reloaded(err)
 	if err == nil {
-		r.refused = ""
+		r.refused.Store(nil)
 		return
 	}
 	// Logged once, not at every poll.
-	if asked || err.Error() != r.refused {
-		r.refused = err.Error()
+	text := err.Error()
+	if last := r.refused.Swap(&text); asked || last == nil || *last != text {
 		r.log.Error("new configuration refused; the old one stays in use", "file", r.cmd.configPath, "err", err)
 	}
 }

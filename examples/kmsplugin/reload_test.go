@@ -1,12 +1,16 @@
 package main_test
 
 import (
+	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
+	"time"
+
+	"github.com/keyfold/keyfold/keyvault/hsmsim"
 )
 
 // configFor is a file that holds everything, with the ring given.
@@ -61,7 +65,7 @@ func TestReloadKeepsOldOnError(t *testing.T) {
 		"empty":            {"", "no socket to serve"},
 		"unknown setting":  {p.configFor(good, "colour: red"), "colour"},
 		"unknown key":      {p.configFor("ring: {current: {name: nobody}}"), "nobody"},
-		"unknown version":  {p.configFor("ring: {current: {name: kek, version: '00000000000000000000000000000000'}}"), "does not encrypt"},
+		"unknown version":  {p.configFor("ring: {current: {name: kek, version: '00000000000000000000000000000000'}}"), "the new current key does not work"},
 		"disabled version": {p.configFor("ring: {current: {name: kek, version: " + disabled + "}}"), "disabled"},
 		"used key dropped": {p.configFor("ring: {current: {name: other}}"), "cannot read it"},
 		"another provider": {strings.Replace(p.configFor(good), p.hsm, p.hsm+"2", 1), "needs a restart"},
@@ -200,5 +204,77 @@ func TestEditKeepsPin(t *testing.T) {
 	plugin.logLine("new configuration in use", "keysReloaded=false")
 	if got := c.keyID(); got != id {
 		t.Errorf("key id %s, before %s", got, id)
+	}
+}
+
+// TestReloadInOutage: keys to read can be added while the vault is away, and a new
+// key to encrypt under cannot; that one is taken up when the vault is back.
+func TestReloadInOutage(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	one := p.create("kek")
+	p.create("old")
+	current := "{name: kek, version: '" + one + "'}"
+	config := p.write("config.yaml", p.configFor("ring: {current: "+current+"}"))
+	plugin := start(t, "--config", config)
+	c := p.client()
+	id := c.keyIDOf(one)
+	two := p.rotate("kek")
+
+	p.faults(hsmsim.Faults{Outage: true})
+	p.write("config.yaml", p.configFor("ring: {current: "+current+", read: [{name: old}]}"))
+	plugin.logLine("new configuration in use", "keysReloaded=true")
+	p.write("config.yaml", p.configFor("ring: {current: {name: kek, version: '"+two+"'}, read: [{name: old}]}"))
+	plugin.logLine("new configuration refused", "the new current key does not work")
+	if got := c.keyID(); got != id {
+		t.Fatalf("key id %s in the outage, %s before", got, id)
+	}
+	p.faults(hsmsim.Faults{})
+	c.keyIDOf(two) // by the next poll
+}
+
+// TestActivateAt: previous encrypts until the instant, current from then on; a
+// previous that cannot is refused.
+func TestActivateAt(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	one := p.create("kek")
+	config := p.write("config.yaml", p.configFor("ring: {current: {name: kek, version: '"+one+"'}}"))
+	plugin := start(t, "--config", config)
+	c := p.client()
+	c.keyIDOf(one)
+	two := p.rotate("kek")
+	ring := func(previous string, at time.Time) string {
+		return p.configFor(fmt.Sprintf("ring: {current: {name: kek, version: '%s'}, previous: {name: kek, version: '%s'}, activateAt: %s}",
+			two, previous, at.Format(time.RFC3339Nano)))
+	}
+
+	p.write("config.yaml", ring(strings.Repeat("0", 32), time.Now().Add(time.Hour)))
+	plugin.logLine("new configuration refused", "the previous key would encrypt until activateAt")
+
+	at := time.Now().Add(2 * time.Second)
+	p.write("config.yaml", ring(one, at))
+	plugin.logLine("new configuration in use", "keysReloaded=true", "/"+one)
+	c.keyIDOf(two)
+	if now := time.Now(); now.Before(at) {
+		t.Errorf("changed over %v too early", at.Sub(now))
+	}
+}
+
+// TestKeyIsNotRecreated: a key that was taken away is not replaced by a new one of
+// the same name, under which nothing old opens.
+func TestKeyIsNotRecreated(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	plugin := start(t, p.args("--key-name", "kek")...)
+	p.client().keyID()
+	h := p.openHSM()
+	if err := errors.Join(h.Delete(t.Context(), "kek"), h.Purge(t.Context(), "kek")); err != nil {
+		t.Fatal(err)
+	}
+	plugin.signal(syscall.SIGHUP)
+	plugin.logLine("new configuration refused")
+	if keys, err := h.Keys(t.Context()); err != nil || len(keys) != 0 {
+		t.Errorf("keys %v, %v; want none", keys, err)
 	}
 }
