@@ -64,8 +64,7 @@ func timeOf(nanos int64) time.Time {
 	return time.Unix(0, nanos)
 }
 
-// attributes are what a back end last told of a key. Only the goroutine that reads
-// attributes writes them, and a reload that copies them.
+// attributes are what a back end last told of a key. They are replaced whole.
 type attributes struct {
 	info   envelope.KeyInfo
 	err    error
@@ -103,21 +102,20 @@ func (r *Ring) readAttributes(ctx context.Context) {
 			m.attrs.Store(&attributes{info: old.info, err: err, warned: old.warned})
 			continue
 		}
-		next := &attributes{info: info}
-		if info.Expires.Equal(old.info.Expires) {
-			next.warned = old.warned
-		}
-		m.attrs.Store(next)
 		m.described(info)
-		next.warned = r.warnOfExpiry(m, info.Expires, next.warned)
+		warned := old.warned
+		if !info.Expires.Equal(old.info.Expires) {
+			warned = 0
+		}
+		m.attrs.Store(&attributes{info: info, warned: r.warnOfExpiry(m, info, warned)})
 	}
 }
 
-// warnOfExpiry warns if expires has come within a threshold that has not been
+// warnOfExpiry warns if the expiry has come within a threshold that has not been
 // announced yet, and returns the last one announced.
-func (r *Ring) warnOfExpiry(m *member, expires time.Time, warned time.Duration) time.Duration {
-	left := expires.Sub(r.o.Now())
-	if expires.IsZero() || left <= 0 {
+func (r *Ring) warnOfExpiry(m *member, info envelope.KeyInfo, warned time.Duration) time.Duration {
+	left := info.Expires.Sub(r.o.Now())
+	if info.Expires.IsZero() || left <= 0 {
 		return warned // past expiries are the probe's to tell
 	}
 	for _, ahead := range expiryWarnings {
@@ -127,8 +125,8 @@ func (r *Ring) warnOfExpiry(m *member, expires time.Time, warned time.Duration) 
 		if warned != 0 && warned <= ahead {
 			return warned
 		}
-		r.o.Logger.Warn("key expires soon", slog.String("key", m.label()), slog.String("role", string(m.role)),
-			slog.Time("expires", expires), slog.Duration("left", left.Round(time.Minute)),
+		r.o.Logger.Warn("key expires soon", slog.String("key", info.Name), slog.String("key_id", info.ID), slog.String("role", string(m.role)),
+			slog.Time("expires", info.Expires), slog.Duration("left", left.Round(time.Minute)),
 			slog.String("remedy", "make a new version, roll it out as current, or move the expiry; an expired key wraps nothing new"))
 		return ahead
 	}

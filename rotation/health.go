@@ -50,8 +50,8 @@ type Health struct {
 	State State
 	// Err is what the last probe met, with its remedy; nil when Healthy.
 	Err error
-	// Since is when State began, LastOK when the key last wrapped and unwrapped;
-	// both are zero before the first answer.
+	// Since is when State began, and LastOK when a probe last found the key Healthy
+	// or Expired, from which an outage is counted. Zero: never.
 	Since, LastOK time.Time
 }
 
@@ -89,7 +89,7 @@ func (r record) next(err error, now time.Time) record {
 		n.State, n.LastOK = Healthy, now
 		n.refused, n.forbidden = time.Time{}, time.Time{}
 	case errors.Is(err, envelope.ErrExpired), errors.Is(err, envelope.ErrNotYetValid):
-		n.State = Expired
+		n.State, n.LastOK = Expired, now
 		n.refused, n.forbidden = time.Time{}, time.Time{}
 	case errors.Is(err, envelope.ErrRevoked):
 		n.refused, n.forbidden = first(r.refused), first(r.forbidden)
@@ -120,4 +120,6 @@ func (r record) next(err error, now time.Time) record {
 }
 
 // open reports a refusal that waits for its confirmation.
-func (r record) open() bool { return r.State != Revoked && !r.forbidden.IsZero() }
+func (r record) open() bool {
+	return r.State == Unavailable && (!r.refused.IsZero() || !r.forbidden.IsZero() && !r.LastOK.IsZero())
+}

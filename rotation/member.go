@@ -48,11 +48,11 @@ type member struct {
 // identity is what is known of the ids that a member writes. It grows: from the
 // configuration alone, from a wrap, or from an unwrap that worked.
 type identity struct {
-	id     string         // base id, without epoch; "" until known
-	key    envelope.KeyID // id parsed, if family != ""
-	family string         // "" when not known, or when the ids are not FAMILY/VERSION
-	foreign bool          // the ids are known not to be FAMILY/VERSION
-	wrap   envelope.KEK   // what wraps: the configured KEK, or that pinned to the adopted version
+	id      string         // base id, without epoch; "" until known
+	key     envelope.KeyID // id parsed, if family != ""
+	family  string         // "" when not known, or when the ids are not FAMILY/VERSION
+	foreign bool           // the ids are known not to be FAMILY/VERSION
+	wrap    envelope.KEK   // what wraps: the configured KEK, or that pinned to the adopted version
 }
 
 func newMember(role Role, k Key) (*member, error) {
@@ -188,16 +188,6 @@ func (i *identity) withEpoch(epoch uint32) string {
 	return key.String()
 }
 
-// scope is what the drop guard counts in: the key name, or for a back end without
-// families its id.
-func (m *member) scope() string {
-	ident := m.identity.Load()
-	if ident.family != "" {
-		return ident.family
-	}
-	return ident.id
-}
-
 // same reports whether two members are the same version of the same key, epochs
 // apart.
 func (m *member) same(other *member) bool {
@@ -209,10 +199,11 @@ func (m *member) same(other *member) bool {
 }
 
 // sameKEK compares two KEKs by identity where their type allows it.
-func sameKEK(a, b envelope.KEK) bool {
-	ta, tb := reflect.TypeOf(a), reflect.TypeOf(b)
-	return ta == tb && ta.Comparable() && reflect.ValueOf(a).Comparable() && reflect.ValueOf(b).Comparable() && a == b
-}
+func sameKEK(a, b envelope.KEK) bool { return canCompare(a) && canCompare(b) && a == b }
+
+// canCompare reports whether == may be used on k: a KEK may be a struct with slices
+// in it.
+func canCompare(k envelope.KEK) bool { return reflect.ValueOf(k).Comparable() }
 
 // inherit takes over what was known about the same key in the configuration
 // before. The records are copied, not shared: a probe of the old configuration

@@ -4,7 +4,7 @@ import (
 	"context"
 	"errors"
 	"fmt"
-	"maps"
+	"log/slog"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -19,9 +19,9 @@ type Ring struct {
 	layout     atomic.Pointer[layout]
 	generation atomic.Uint64
 
-	mu      sync.Mutex        // serialises reloads and changes of health
-	used    map[string]string // scope to label of key names that this process has used, for the drop guard
-	changed chan struct{}     // closed at the next change
+	mu      sync.Mutex       // serialises reloads and changes of health
+	used    map[scope]string // key names that this process has used, and what people call them
+	changed chan struct{}    // closed at the next change
 }
 
 var (
@@ -40,7 +40,7 @@ func New(cfg Config, o Options) (*Ring, error) {
 	if err != nil {
 		return nil, err
 	}
-	r := &Ring{o: o, used: make(map[string]string), changed: make(chan struct{})}
+	r := &Ring{o: o, used: make(map[scope]string), changed: make(chan struct{})}
 	r.generation.Store(1)
 	r.layout.Store(l)
 	return r, nil
@@ -52,7 +52,9 @@ func New(cfg Config, o Options) (*Ring, error) {
 //
 // Reload refuses to drop a key name that this process has used and that cfg cannot
 // read, unless cfg.Force is set. That catches the slip, not every mistake: what
-// other processes use, or this one used before it started, it cannot know.
+// other processes use, or this one used before it started, it cannot know. A KEK
+// that tells its name neither as an [envelope.Identifier] nor as an
+// [envelope.Pinner] counts as reading the old key only if it is the same value.
 func (r *Ring) Reload(cfg Config) error {
 	next, err := newLayout(cfg)
 	if err != nil {
@@ -72,47 +74,14 @@ func (r *Ring) Reload(cfg Config) error {
 			return epochRefused(m.role, ident.id)
 		}
 	}
-	used := maps.Clone(r.used)
-	for _, m := range old.members {
-		if scope := m.scope(); scope != "" && m.wasUsed() {
-			used[scope] = m.label()
-		}
-	}
-	for _, m := range next.members {
-		if scope := m.scope(); scope != "" {
-			delete(used, scope)
-		}
-	}
-	if len(used) > 0 && !cfg.Force {
-		return dropRefused(used)
-	}
-	// What the new configuration reads stays remembered as used, even if no later
-	// call touches it; what it drops by force is forgotten.
-	for scope := range used {
-		delete(r.used, scope)
-	}
-	for _, m := range old.members {
-		if scope := m.scope(); scope != "" && m.wasUsed() {
-			if _, dropped := used[scope]; !dropped {
-				r.used[scope] = m.label()
-			}
-		}
+	if err := r.guardDrop(old, next, cfg.Force); err != nil {
+		return err
 	}
 	r.layout.Store(next)
 	r.generation.Add(1)
 	close(old.superseded)
 	r.notify()
-	return nil
-}
-
-func dropRefused(used map[string]string) error {
-	for scope, label := range used {
-		return &envelope.Error{
-			Class: envelope.ErrInvalid, Op: "reload ring", Key: label,
-			Err:    fmt.Errorf("this process has used the key (family %s) and the new configuration cannot read it", scope),
-			Remedy: "keep it as previous or as a read key until nothing stored needs it, or set force",
-		}
-	}
+	r.o.Logger.Info("ring reloaded", slog.String("current", next.current.label()), slog.Int("keys", len(next.members)))
 	return nil
 }
 
@@ -234,8 +203,6 @@ var (
 	_ envelope.Decorator  = writerKEK{}
 	_ envelope.Identifier = identifiedKEK{}
 )
-
-func (m *member) wasUsed() bool { return m.lastWrap.Load() != 0 || m.lastUnwrap.Load() != 0 }
 
 // refusal is the local answer of a member that is known to be revoked, or nil.
 func (m *member) refusal(op string) error {

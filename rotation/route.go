@@ -58,7 +58,7 @@ func (l *layout) route(id string, key envelope.KeyID, parsed bool) []*member {
 			if ident.id == "" {
 				rank = name
 			}
-		case ident.family == "" && (ident.foreign || parsed || ident.id == ""):
+		case ident.family == "":
 			rank = unknown
 		}
 		if rank != none {

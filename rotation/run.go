@@ -2,6 +2,7 @@ package rotation
 
 import (
 	"context"
+	"log/slog"
 	"math/rand/v2"
 	"sync"
 	"time"
@@ -25,24 +26,28 @@ func (r *Ring) Run(ctx context.Context) error {
 func (r *Ring) watchWriter(ctx context.Context) {
 	for ctx.Err() == nil {
 		l := r.layout.Load()
-		now := r.o.Now()
-		m := l.writer(now)
+		m := l.writer(r.o.Now())
 		before := m.health.Load()
 		r.probe(ctx, m)
-		delay := r.pace(before, m.health.Load())
-		activates := false
-		if left := l.activateAt.Sub(now); l.pending(now) != nil && left < delay {
-			delay, activates = max(left, 0), true
+		delay, activation := r.pace(before, m.health.Load()), false
+		if m != l.current {
+			if left := l.activateAt.Sub(r.o.Now()); left < delay {
+				delay, activation = max(left, 0), true
+			}
 		}
-		if !l.wait(ctx, delay) {
-			continue
+		if l.wait(ctx, delay) && activation {
+			r.activated(l)
 		}
-		if activates && !r.o.Now().Before(l.activateAt) {
-			r.mu.Lock()
-			r.notify()
-			r.mu.Unlock()
-			r.o.Logger.Info("the current key takes over as planned", "key", l.current.label(), "key_id", l.current.id())
-		}
+	}
+}
+
+// activated announces that the current key of l has begun to write, by the clock.
+func (r *Ring) activated(l *layout) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.layout.Load() == l {
+		r.notify()
+		r.o.Logger.Info("the current key takes over as planned", slog.String("key", l.current.label()), slog.String("key_id", l.current.id()))
 	}
 }
 
