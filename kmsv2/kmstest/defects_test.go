@@ -14,7 +14,6 @@ import (
 	"strings"
 	"sync/atomic"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"k8s.io/kms/pkg/service"
@@ -491,7 +490,7 @@ var defects = []defect{
 func TestDefects(t *testing.T) {
 	for _, d := range defects {
 		t.Run(strings.ReplaceAll(d.built, " ", "_"), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				m := newMemory()
 				b, o := &bent{memory: m}, m.options()
 				d.bend(b, &o)

@@ -7,7 +7,6 @@ import (
 	"path/filepath"
 	"sync"
 	"testing"
-	"testing/synctest"
 
 	"k8s.io/kms/pkg/service"
 
@@ -30,7 +29,7 @@ func TestKeyfoldPlugin(t *testing.T) {
 
 // TestKeyfoldService judges it in process, where the clock is fake.
 func TestKeyfoldService(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		k := newKeyfold(t)
 		k.start()
 		for _, r := range kmstest.Check(t.Context(), k, k.options()) {
