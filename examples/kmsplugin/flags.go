@@ -115,7 +115,8 @@ func (c *commandLine) load() (settings, error) {
 			return settings{}, err
 		}
 	}
-	if err := c.parse(&s); err != nil {
+	again := *c // others are reading c
+	if err := again.parse(&s); err != nil {
 		return settings{}, err
 	}
 	if err := s.validate(); err != nil {

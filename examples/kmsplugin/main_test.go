@@ -30,13 +30,17 @@ func TestMain(m *testing.M) {
 		}
 		defer os.RemoveAll(dir)
 		binary = filepath.Join(dir, "kmsplugin")
-		if out, err := exec.Command("go", "build", "-o", binary, ".").CombinedOutput(); err != nil {
+		build := exec.Command("go", append(append([]string{"build"}, buildFlags...), "-o", binary, ".")...)
+		if out, err := build.CombinedOutput(); err != nil {
 			fmt.Fprintf(os.Stderr, "build the plugin: %v\n%s", err, out)
 			return 1
 		}
 		return m.Run()
 	}())
 }
+
+// buildFlags is -race if the tests have it.
+var buildFlags []string
 
 // patience bounds every wait. It is generous because nothing waits for longer
 // than it must.
@@ -98,6 +102,9 @@ func start(t *testing.T, args ...string) *process {
 	t.Cleanup(func() {
 		p.cmd.Process.Kill()
 		<-p.done
+		if strings.Contains(p.logs(), "DATA RACE") || strings.Contains(p.logs(), "panic") {
+			t.Error("the plugin has a data race or panicked")
+		}
 		if t.Failed() {
 			t.Logf("log of kmsplugin %q:\n%s", args, p.logs())
 		}
