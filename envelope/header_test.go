@@ -267,3 +267,19 @@ func TestInspectReadsFields(t *testing.T) {
 		t.Errorf("read %+v, want %+v", got, want)
 	}
 }
+
+// The name a cache knows a header by is read from it without parsing, and only
+// from a header of the right length.
+func TestHeaderKey(t *testing.T) {
+	h := validHeader()
+	b := encode(h)
+	id, tag, err := envelope.HeaderKey(b)
+	if err != nil || id != h.DEKID || tag != h.Tag {
+		t.Errorf("%x, %x, %v; want %x, %x", id, tag, err, h.DEKID, h.Tag)
+	}
+	for name, bad := range map[string][]byte{"cut": b[:len(b)-1], "longer": append(bytes.Clone(b), 0), "empty": nil} {
+		if _, _, err := envelope.HeaderKey(bad); !errors.Is(err, envelope.ErrCorrupt) {
+			t.Errorf("%s: %v, want ErrCorrupt", name, err)
+		}
+	}
+}
