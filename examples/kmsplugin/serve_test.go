@@ -7,6 +7,7 @@ import (
 	"os/user"
 	"path/filepath"
 	"testing"
+	"time"
 
 	"k8s.io/kms/apis/v1beta1"
 )
@@ -109,6 +110,42 @@ func TestKill9(t *testing.T) {
 		if !bytes.Equal(after.Annotations[name], header) {
 			t.Errorf("annotation %s changed over the restart: the state folder was not used", name)
 		}
+	}
+}
+
+// TestStartWhileExpired: with its state folder the plugin starts, encrypts and
+// decrypts although its key has expired meanwhile; an API server that cannot get a
+// seed encrypted cannot even read.
+func TestStartWhileExpired(t *testing.T) {
+	t.Parallel()
+	for name, args := range map[string]func(p *place, version string) []string{
+		"key name": func(p *place, _ string) []string { return p.args("--key-name", "kek") },
+		"ring": func(p *place, version string) []string {
+			return []string{"--config", p.write("config.yaml", p.configFor("ring: {current: {name: kek, version: '"+version+"'}}"))}
+		},
+	} {
+		t.Run(name, func(t *testing.T) {
+			t.Parallel()
+			p := newPlace(t)
+			version := p.create("kek")
+			first := start(t, args(p, version)...)
+			c := p.client()
+			id := c.keyID()
+			before := c.encrypt("before")
+			first.kill()
+			if err := p.openHSM().SetExpiry(t.Context(), "kek", version, time.Now().Add(-time.Hour)); err != nil {
+				t.Fatal(err)
+			}
+
+			plugin := start(t, args(p, version)...)
+			c = p.client()
+			if got := c.keyID(); got != id {
+				t.Errorf("key id %s, before %s", got, id)
+			}
+			c.decrypts(before)
+			c.decrypts(c.encrypt("while expired"))
+			plugin.logLine("EXPIRED")
+		})
 	}
 }
 
