@@ -43,7 +43,9 @@ func folderContent(t testing.TB, dir string) (contents []string) {
 // come from its end, where the private parts of a PKCS#8 key lie.
 func forms(secret []byte) []string {
 	part := secret[len(secret)-18:]
+	whole := base64.StdEncoding.EncodeToString(secret)
 	return []string{
+		whole[len(whole)-24:],
 		string(part),
 		hex.EncodeToString(part),
 		strings.ToUpper(hex.EncodeToString(part)),
