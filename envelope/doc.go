@@ -37,11 +37,16 @@
 //
 // # The envelope
 //
-//	┌──────────────────────── header ───────────────────────┐┌───────── message ──────────┐
-//	"KFE" version suite length  DEK id  n  wrap₁ … wrapₙ  tag  selector nonce ciphertext tag
-//	  3      1      1     2       16    1                  32     12     12     len      16
-//	                                         │
-//	                                         └ key id, algorithm, blob, each behind its length
+//	header   "KFE" version suite length DEK-id count  wrap … wrap  tag
+//	           3      1      1     2      16     1                  32
+//
+//	wrap     length key-id  length algorithm  length blob
+//	           1    1…255     1      1…64       2    1…4096
+//
+//	message  selector nonce ciphertext     tag
+//	            12     12   len(plaintext)  16
+//
+//	envelope = header || message, or the two stored apart ("detached")
 //
 // The header holds 1 to 8 copies of the DEK, each wrapped under another KEK; any
 // of them opens it. Its tag is an HMAC under a key derived from the DEK: every
@@ -61,7 +66,8 @@
 //     appending methods, not written to. A destination that overlaps an input is
 //     refused, [ErrInvalid], before anything is written.
 //   - Nonces are random, and a DEK stops after 2^28 messages, long before random
-//     nonces could repeat. An opened DEK never seals.
+//     nonces could repeat. What an envelope brought along never seals: an
+//     [OpenKey] only opens.
 //   - Errors have a class, which errors.Is finds: [ErrCorrupt], [ErrUnknownKey],
 //     [ErrUnreachable] and so on. [Error] has the details. None shows a key or a
 //     plaintext.

@@ -74,8 +74,8 @@ func (o *Opener) AppendOpenDetached(ctx context.Context, dst, header, message, a
 	return o.open(ctx, dst, header, message, aad)
 }
 
-// open is the one path of all four. dst is checked, and nil if Open should
-// allocate.
+// open is the one path of all four. dst is checked, and nil if the result is to be
+// allocated.
 func (o *Opener) open(ctx context.Context, dst, header, message, aad []byte) ([]byte, error) {
 	if err := checkMessage(message); err != nil {
 		return nil, err
@@ -87,7 +87,10 @@ func (o *Opener) open(ctx context.Context, dst, header, message, aad []byte) ([]
 		if err != nil {
 			return nil, err
 		}
-		plaintext, err := openWith(key, dst, message, aad)
+		if dst == nil {
+			dst = newPlaintext(message)
+		}
+		plaintext, err := key.open(dst, message, aad)
 		if o.once {
 			key.Wipe()
 		}
@@ -95,11 +98,4 @@ func (o *Opener) open(ctx context.Context, dst, header, message, aad []byte) ([]
 			return plaintext, err
 		}
 	}
-}
-
-func openWith(k *OpenKey, dst, message, aad []byte) ([]byte, error) {
-	if dst == nil {
-		return k.Open(message, aad)
-	}
-	return k.AppendOpen(dst, message, aad)
 }

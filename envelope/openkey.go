@@ -81,7 +81,7 @@ func (k *OpenKey) Open(message, aad []byte) ([]byte, error) {
 	if err := checkMessage(message); err != nil {
 		return nil, err
 	}
-	return k.AppendOpen(make([]byte, 0, len(message)-MessageOverhead), message, aad)
+	return k.open(newPlaintext(message), message, aad)
 }
 
 // AppendOpen is [OpenKey.Open] appending the plaintext to dst, with no
@@ -94,6 +94,11 @@ func (k *OpenKey) AppendOpen(dst, message, aad []byte) ([]byte, error) {
 	if err := checkDst("open", dst, message, aad); err != nil {
 		return nil, err
 	}
+	return k.open(dst, message, aad)
+}
+
+// open is AppendOpen after all checks.
+func (k *OpenKey) open(dst, message, aad []byte) ([]byte, error) {
 	sel := selector(message[:selectorSize])
 	r := k.ready.Load()
 	if r == nil || r.selector != sel {
@@ -151,6 +156,10 @@ func (k *OpenKey) Wipe() {
 	k.key = [32]byte{}
 	k.ready.Store(nil)
 }
+
+// newPlaintext returns the room for a message's plaintext, never nil: an empty
+// plaintext is still one.
+func newPlaintext(message []byte) []byte { return make([]byte, 0, len(message)-MessageOverhead) }
 
 // checkMessage refuses what cannot be a message, before any key is fetched.
 func checkMessage(message []byte) error {

@@ -8,25 +8,22 @@ import "unsafe"
 // be. GCM itself panics for some overlaps and cannot see others, such as one
 // with the header written before it.
 func checkDst(op string, dst []byte, inputs ...[]byte) error {
-	spare := dst[len(dst):cap(dst)]
+	start, end := span(dst[:cap(dst)])
+	start += uintptr(len(dst))
+	if start == end {
+		return nil
+	}
 	for _, in := range inputs {
-		if overlap(spare, in) {
-			return errOverlap(op)
+		if inStart, inEnd := span(in); inStart < end && start < inEnd && inStart != inEnd {
+			return invalid(op, "the spare capacity of the destination overlaps another argument")
 		}
 	}
 	return nil
 }
 
-func errOverlap(op string) error {
-	return invalid(op, "the spare capacity of the destination overlaps another argument")
-}
-
-// overlap tells whether a and b share a byte.
-func overlap(a, b []byte) bool {
-	if len(a) == 0 || len(b) == 0 {
-		return false
-	}
-	first := func(s []byte) uintptr { return uintptr(unsafe.Pointer(&s[0])) }
-	last := func(s []byte) uintptr { return uintptr(unsafe.Pointer(&s[len(s)-1])) }
-	return first(a) <= last(b) && first(b) <= last(a)
+// span returns the addresses of the first byte of b and of the one after its
+// last, for comparison only.
+func span(b []byte) (start, end uintptr) {
+	start = uintptr(unsafe.Pointer(unsafe.SliceData(b)))
+	return start, start + uintptr(len(b))
 }

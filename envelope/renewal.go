@@ -211,6 +211,7 @@ func (s *Sealer) replace(k *sealingKey) {
 	}
 }
 
+// waitEnded is the error of a caller whose context ended before there was a DEK.
 func waitEnded(err error) error {
-	return &Error{Class: ErrUnreachable, Op: "seal", Err: fmt.Errorf("%w: %w", errNoDEK, err)}
+	return &Error{Class: ErrUnreachable, Op: "seal", Err: fmt.Errorf("no data-encryption key ready in time: %w", err)}
 }

@@ -3,6 +3,7 @@ package envelope
 import (
 	"context"
 	"crypto/sha256"
+	"errors"
 	"slices"
 	"sync"
 )
@@ -32,6 +33,8 @@ type rewrapCall struct {
 	header []byte
 	err    error
 }
+
+var errUnfinished = errors.New("the work was not finished")
 
 // NewRewrapper returns a Rewrapper that opens with u and wraps every DEK once for
 // each target, 1 to [MaxWraps] of them, in their order.
@@ -115,12 +118,7 @@ func (r *Rewrapper) once(ctx context.Context, key [32]byte, work func() ([]byte,
 		}
 		r.mu.Unlock()
 		if !found {
-			call.header, call.err = work()
-			if call.err != nil {
-				r.forget(key, call)
-			}
-			close(call.done)
-			return call.header, call.err
+			return r.lead(key, call, work)
 		}
 		select {
 		case <-call.done:
@@ -131,6 +129,19 @@ func (r *Rewrapper) once(ctx context.Context, key [32]byte, work func() ([]byte,
 			return nil, fromKEK("rewrap", "", ctx.Err())
 		}
 	}
+}
+
+// lead does the work of a call, and ends it even if a back end panics.
+func (r *Rewrapper) lead(key [32]byte, call *rewrapCall, work func() ([]byte, error)) ([]byte, error) {
+	call.err = errUnfinished
+	defer func() {
+		if call.err != nil {
+			r.forget(key, call)
+		}
+		close(call.done)
+	}()
+	call.header, call.err = work()
+	return call.header, call.err
 }
 
 // remember registers a call; r.mu is held.

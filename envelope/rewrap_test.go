@@ -207,6 +207,26 @@ func TestRewrapFailure(t *testing.T) {
 	})
 }
 
+// A back end that panics leaves nobody waiting.
+func TestRewrapPanic(t *testing.T) {
+	old, target := newKEK("old"), newKEK("new")
+	env := seal(t, newSealer(t, old, envelope.SealerOptions{}), nil, nil)
+	r := newRewrapper(t, old, target)
+	target.setOnWrap(func(context.Context) error { panic("broken back end") })
+	func() {
+		defer func() {
+			if recover() == nil {
+				t.Error("the panic was swallowed")
+			}
+		}()
+		r.Rewrap(t.Context(), env)
+	}()
+	target.setOnWrap(nil)
+	if _, err := r.Rewrap(t.Context(), env); err != nil {
+		t.Error(err)
+	}
+}
+
 // The memory is bounded; what fell out of it is done again.
 func TestRewrapMemory(t *testing.T) {
 	old, target := newKEK("old"), newKEK("new")

@@ -4,7 +4,6 @@ import (
 	"context"
 	"crypto/cipher"
 	"crypto/rand"
-	"errors"
 	"slices"
 	"sync"
 	"sync/atomic"
@@ -235,6 +234,3 @@ func (k *sealingKey) openKey(s *secrets) (*OpenKey, error) {
 	o.keep(&readyAEAD{k.selector, k.aead})
 	return o, nil
 }
-
-// errNoDEK is the cause when a wait for a DEK ends with the caller's context.
-var errNoDEK = errors.New("no data-encryption key ready in time")
