@@ -247,7 +247,7 @@ func TestServedWhileOneOfItsKeysIsAdmitted(t *testing.T) {
 }
 
 func TestAge(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{MaxAge: time.Hour})
 		s, own := kek.seal(t), kek.seal(t)

@@ -17,7 +17,7 @@ import (
 )
 
 func TestSingleFlight(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
@@ -37,7 +37,7 @@ func TestSingleFlight(t *testing.T) {
 // The first caller leaves; the call that it began goes on under its request id, for
 // the others and for the next.
 func TestCallerGivesUp(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
@@ -74,7 +74,7 @@ func TestCallerGivesUp(t *testing.T) {
 }
 
 func TestEverybodyGivesUpAndTheResultIsKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
@@ -102,7 +102,7 @@ func TestContextAlreadyEnded(t *testing.T) {
 
 // A load that hangs ends by itself, and is tried anew afterwards.
 func TestLoadIsBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
@@ -119,7 +119,7 @@ func TestLoadIsBounded(t *testing.T) {
 }
 
 func TestLoadsAtOnceAreBounded(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		var now, most atomic.Int64
@@ -149,7 +149,7 @@ func TestLoadsAtOnceAreBounded(t *testing.T) {
 
 // What nobody waits for any more, and has not begun, is not begun.
 func TestQueuedLoadsAreCalledOff(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		kek.disturb(func(context.Context) error { time.Sleep(10 * time.Second); return nil })
@@ -196,7 +196,7 @@ func TestFailureMemory(t *testing.T) {
 		{&envelope.Error{Class: envelope.ErrCorrupt, Err: envelope.ErrThrottled}, false},
 	} {
 		t.Run(fmt.Sprint(tt.err), func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				kek, g := newFakeKEK("k"), newGate()
 				c := newCache(t, kek, cache.Options{Gate: g, FailureTTL: 10 * time.Second})
 				s := kek.seal(t)

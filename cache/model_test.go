@@ -19,7 +19,7 @@ import (
 // that the model need not know what an LRU evicts.
 func TestModel(t *testing.T) {
 	for seed := range uint64(8) {
-		synctest.Test(t, func(t *testing.T) { runModel(t, rand.New(rand.NewPCG(seed, 1)), 1500) })
+		bubble(t, func(t *testing.T) { runModel(t, rand.New(rand.NewPCG(seed, 1)), 1500) })
 	}
 }
 

@@ -15,6 +15,9 @@ func (r *Ring) guardDrop(old, next *layout, force bool) error {
 		if m.wasUsed() {
 			used[m.scope()] = m.label()
 		}
+		if m.scope().kek == nil && canCompare(m.kek) {
+			delete(used, scope{kek: m.kek}) // from before its id was known
+		}
 	}
 	dropped := maps.Clone(used)
 	for _, m := range next.members {
