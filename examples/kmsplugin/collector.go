@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"crypto/sha256"
 	"fmt"
 
@@ -95,7 +96,7 @@ func collectKeys(gauge func(*prometheus.Desc, float64, ...string), keys []rotati
 	type series struct{ hash, role string }
 	sent := make(map[series]bool)
 	for _, k := range keys {
-		s := series{keyIDHash(k.ID), string(k.Role)}
+		s := series{keyIDHash(cmp.Or(k.ID, k.Info.ID)), string(k.Role)}
 		if sent[s] {
 			continue
 		}

@@ -15,7 +15,6 @@ import (
 
 	"google.golang.org/grpc"
 	"google.golang.org/grpc/credentials/insecure"
-	"k8s.io/kms/apis/v1beta1"
 	"k8s.io/kms/apis/v2"
 
 	"github.com/keyfold/keyfold/keyvault/hsmsim"
@@ -87,9 +86,9 @@ func (p *place) create(name string) (version string) {
 
 // client is an API server as the plugin sees it.
 type client struct {
-	t  *testing.T
-	v2 v2.KeyManagementServiceClient
-	v1 v1beta1.KeyManagementServiceClient
+	t    *testing.T
+	conn *grpc.ClientConn
+	v2   v2.KeyManagementServiceClient
 }
 
 func (p *place) client() *client { return dial(p.t, p.endpoint()) }
@@ -104,7 +103,7 @@ func dial(t *testing.T, endpoint string) *client {
 		t.Fatal(err)
 	}
 	t.Cleanup(func() { conn.Close() })
-	return &client{t, v2.NewKeyManagementServiceClient(conn), v1beta1.NewKeyManagementServiceClient(conn)}
+	return &client{t, conn, v2.NewKeyManagementServiceClient(conn)}
 }
 
 func (c *client) context() context.Context {

@@ -44,7 +44,7 @@ var buildFlags []string
 
 // patience bounds every wait. It is generous because nothing waits for longer
 // than it must.
-const patience = 20 * time.Second
+const patience = 30 * time.Second
 
 // eventually polls until f returns nil.
 func eventually(t *testing.T, what string, f func() error) {

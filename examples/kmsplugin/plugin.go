@@ -1,6 +1,7 @@
 package main
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"log/slog"
@@ -61,6 +62,8 @@ func newPlugin(cmd *commandLine, s settings, log *slog.Logger, level *slog.Level
 	return p, nil
 }
 
+var errEndedByItself = errors.New("a part of the plugin ended by itself")
+
 // run serves until ctx ends, and then finishes the requests under way.
 func (p *plugin) run(ctx context.Context, hup <-chan os.Signal) error {
 	defer p.vault.Close()
@@ -90,10 +93,11 @@ func (p *plugin) run(ctx context.Context, hup <-chan os.Signal) error {
 	run := func(f func(ctx context.Context) error) {
 		group.Go(func() error {
 			defer stopServing()
-			if err := f(background); !errors.Is(err, context.Canceled) {
-				return err
+			err := f(background)
+			if background.Err() != nil {
+				return nil // it was told to end
 			}
-			return nil
+			return cmp.Or(err, errEndedByItself)
 		})
 	}
 	run(p.service.Run)

@@ -81,7 +81,8 @@ func (v *hsmsimVault) create(ctx context.Context, name string) error {
 		return nil
 	}
 	if err == nil {
-		v.log.Info("created the key, which was missing", "name", name, "version", created.Version)
+		v.log.Warn("created the key, which was missing", "name", name, "version", created.Version,
+			"remedy", "none at a first start; otherwise see that this is the folder and the name under which data was encrypted before")
 	}
 	return err
 }

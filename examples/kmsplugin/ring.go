@@ -55,7 +55,10 @@ func (k *keyring) key(s keySection, create bool) (rotation.Key, error) {
 		return rotation.Key{}, err
 	}
 	if create {
-		kek = &createdKEK{KEK: kek, create: func(ctx context.Context) error { return k.vault.create(ctx, s.Name) }}
+		kek = &createdKEK{
+			KEK: kek, turn: make(chan struct{}, 1),
+			create: func(ctx context.Context) error { return k.vault.create(ctx, s.Name) },
+		}
 	}
 	return rotation.Key{KEK: measuredKEK{kek, k.metrics}, Epoch: s.Epoch}, nil
 }
@@ -84,7 +87,7 @@ func admit(ctx context.Context, c *rotation.Config, now time.Time) error {
 
 // try encrypts and decrypts under kek, and returns the version that it used.
 func try(ctx context.Context, kek envelope.KEK) (version string, err error) {
-	probe := make([]byte, 32)
+	probe := make([]byte, 32) // protects nothing
 	rand.Read(probe)
 	w, err := kek.Wrap(ctx, probe)
 	if err != nil {
@@ -116,6 +119,7 @@ type createdKEK struct {
 	envelope.KEK
 	create func(ctx context.Context) error
 	seen   atomic.Bool
+	turn   chan struct{} // capacity 1: who holds it may create
 }
 
 var (
@@ -146,7 +150,19 @@ func (k *createdKEK) Describe(ctx context.Context) (info envelope.KeyInfo, err e
 	return info, err
 }
 
+// orCreate looks again once it is its turn: between being told that there is no
+// key and creating one, another call may have created it, and an operator may have
+// taken that one away.
 func (k *createdKEK) orCreate(ctx context.Context, use func() error) error {
+	if k.seen.Load() {
+		return use()
+	}
+	select {
+	case k.turn <- struct{}{}:
+		defer func() { <-k.turn }()
+	case <-ctx.Done():
+		return &envelope.Error{Class: envelope.ErrUnreachable, Op: "create key", Err: ctx.Err()}
+	}
 	err := use()
 	if errors.Is(err, envelope.ErrDeleted) && !k.seen.Load() {
 		if err := k.create(ctx); err != nil {

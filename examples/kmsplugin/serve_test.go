@@ -8,8 +8,6 @@ import (
 	"path/filepath"
 	"testing"
 	"time"
-
-	"k8s.io/kms/apis/v1beta1"
 )
 
 // TestServesBothVersions: flags alone give KMS v2 and v1 on one socket, and the
@@ -27,18 +25,7 @@ func TestServesBothVersions(t *testing.T) {
 	}
 	c.decrypts(s)
 
-	version, err := c.v1.Version(c.context(), &v1beta1.VersionRequest{Version: "v1beta1"})
-	if err != nil || version.Version != "v1beta1" {
-		t.Fatalf("v1 Version: %v, %v", version, err)
-	}
-	old, err := c.v1.Encrypt(c.context(), &v1beta1.EncryptRequest{Version: "v1beta1", Plain: []byte("at noon")})
-	if err != nil {
-		t.Fatal(err)
-	}
-	back, err := c.v1.Decrypt(c.context(), &v1beta1.DecryptRequest{Version: "v1beta1", Cipher: old.Cipher})
-	if err != nil || !bytes.Equal(back.Plain, []byte("at noon")) {
-		t.Fatalf("v1 Decrypt: %q, %v", back.GetPlain(), err)
-	}
+	checkV1(c)
 
 	plugin.logLine("created the key", "kek")
 	if fi, err := os.Stat(p.sock); err != nil || fi.Mode().Perm() != 0o600 {
