@@ -159,6 +159,8 @@ func TestFaultsFile(t *testing.T) {
 		{"WriteFaults", func() error { return hsmsim.WriteFaults(dir, hsmsim.Faults{}) }, nil},
 		{"without the file the options apply again", func() error { return os.Remove(path) }, envelope.ErrUnreachable},
 		{"half a file and none before it", write(`{`), envelope.ErrUnreachable},
+		{"a good one", write(`{}`), nil},
+		{"one that cannot be read", func() error { return errors.Join(os.Remove(path), os.Mkdir(path, 0o700)) }, nil},
 	} {
 		if err := step.do(); err != nil {
 			t.Fatal(err)
@@ -169,7 +171,7 @@ func TestFaultsFile(t *testing.T) {
 			}
 		}
 	}
-	if n := strings.Count(warnings.String(), "last good faults"); n != 3 {
-		t.Errorf("%d warnings, want one for each of the three bad files:\n%s", n, &warnings)
+	if n := strings.Count(warnings.String(), "last good faults"); n != 5 {
+		t.Errorf("%d warnings, want one for each of three bad files and two for the unreadable one:\n%s", n, &warnings)
 	}
 }

@@ -2,6 +2,7 @@ package hsmsim_test
 
 import (
 	"bytes"
+	"crypto/sha256"
 	"errors"
 	"io/fs"
 	"os"
@@ -138,6 +139,7 @@ func TestDamagedStateIsCorrupt(t *testing.T) {
 		t.Fatal(err)
 	}
 	check := func(what string, i int, damaged []byte) {
+		os.Remove(path) // truncating in place would make ext4 write to disk
 		if err := os.WriteFile(path, damaged, 0o600); err != nil {
 			t.Fatal(err)
 		}
@@ -166,6 +168,43 @@ func TestDamagedStateIsCorrupt(t *testing.T) {
 	}
 	if _, err := h.Key(t.Context(), "kek", ""); err != nil {
 		t.Errorf("after the state is back: %v", err)
+	}
+}
+
+// TestForgedHeader: a header that asks for too much is refused before any memory or
+// time is spent, whatever its checksum.
+func TestForgedHeader(t *testing.T) {
+	o := hsmsim.Options{Passphrase: []byte("p")}
+	h, dir := open(t, o)
+	h.Close()
+	path := filepath.Join(dir, "hsm.state")
+	state, err := os.ReadFile(path)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, tt := range []struct {
+		name string
+		at   int
+		put  []byte
+	}{
+		{"format version", 8, []byte{2}},
+		{"key derivation", 9, []byte{3}},
+		{"no passes", 26, []byte{0, 0, 0, 0}},
+		{"too many passes", 26, []byte{255, 255, 255, 255}},
+		{"no memory", 30, []byte{0, 0, 0, 0}},
+		{"4 TiB of memory", 30, []byte{255, 255, 255, 255}},
+		{"no threads", 34, []byte{0}},
+		{"too many threads", 34, []byte{255}},
+	} {
+		forged := bytes.Clone(state[:len(state)-sha256.Size])
+		copy(forged[tt.at:], tt.put)
+		sum := sha256.Sum256(forged)
+		if err := os.WriteFile(path, append(forged, sum[:]...), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := hsmsim.Open(dir, o); !errors.Is(err, envelope.ErrCorrupt) {
+			t.Errorf("%s: %v, want ErrCorrupt", tt.name, err)
+		}
 	}
 }
 

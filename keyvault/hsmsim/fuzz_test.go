@@ -33,6 +33,8 @@ func FuzzState(f *testing.F) {
 	f.Fuzz(func(t *testing.T, b []byte) {
 		sum := sha256.Sum256(b)
 		for _, file := range [][]byte{b, append(bytes.Clone(b), sum[:]...)} {
+			// Truncating a file in place makes ext4 write it to disk, which is slow.
+			os.Remove(path)
 			if err := os.WriteFile(path, file, 0o600); err != nil {
 				t.Fatal(err)
 			}
@@ -47,7 +49,8 @@ func FuzzState(f *testing.F) {
 			if err != nil && !errors.Is(err, envelope.ErrCorrupt) && !errors.Is(err, envelope.ErrUnauthenticated) {
 				t.Fatalf("Open: %v, want ErrCorrupt or ErrUnauthenticated", err)
 			}
-			if len(file) < 100 && !errors.Is(err, envelope.ErrCorrupt) {
+			const smallest = 35 + 12 + 16 + sha256.Size // header, nonce, tag, checksum
+			if len(file) < smallest && !errors.Is(err, envelope.ErrCorrupt) {
 				t.Fatalf("Open: %v, want ErrCorrupt", err)
 			}
 		}

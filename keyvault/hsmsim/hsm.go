@@ -22,7 +22,8 @@ const openWait = 10 * time.Second
 // Options of [Open]. The zero value seals the folder under the key file hsm.key
 // inside it, made on first use, and permits everything.
 type Options struct {
-	// Passphrase seals the folder under argon2id. It is not kept. An empty one
+	// Passphrase seals the folder under argon2id (64 MiB, 3 passes), which no FIPS
+	// standard approves; a key file does without. It is not kept. An empty one
 	// that is not nil is refused: more likely than meant it is a variable that
 	// was never set.
 	Passphrase []byte

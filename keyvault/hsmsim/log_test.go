@@ -131,6 +131,24 @@ func TestLogRotates(t *testing.T) {
 	}
 }
 
+// TestLogThatCannotBeWritten stops nothing and is reported.
+func TestLogThatCannotBeWritten(t *testing.T) {
+	var warnings bytes.Buffer
+	h, dir := open(t, hsmsim.Options{Logger: textLogger(&warnings)})
+	if err := os.Mkdir(filepath.Join(dir, "operations.log"), 0o700); err != nil {
+		t.Fatal(err)
+	}
+	if _, err := h.CreateKey(t.Context(), "kek", hsmsim.AES256); err != nil {
+		t.Error(err)
+	}
+	if !strings.Contains(warnings.String(), "operations log cannot be written") {
+		t.Errorf("logged %q", &warnings)
+	}
+	for _, err := range hsmsim.ReadLog(dir) {
+		wantError(t, err, envelope.ErrCorrupt, "away")
+	}
+}
+
 func TestReadLogReportsDamage(t *testing.T) {
 	dir := t.TempDir()
 	for range hsmsim.ReadLog(dir) {
