@@ -31,7 +31,7 @@ const remark = "algorithm.kms.example.com"
 
 func newMemory() *memory {
 	m := &memory{newKey: newAEAD, keys: map[string]cipher.AEAD{}}
-	m.rotate(nil)
+	m.rotate(context.Background())
 	return m
 }
 

@@ -75,7 +75,7 @@ func (s *subject) encryptAs(ctx context.Context, uid string, plaintext []byte) (
 		if err == nil && r == nil {
 			err = errNoAnswer
 		}
-		return sealed{bytes.Clone(plaintext), r}, err
+		return sealed{plaintext, r}, err
 	})
 }
 
