@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"context"
 	"errors"
-	"fmt"
 	"log/slog"
 	"strings"
 	"sync"
@@ -156,6 +155,25 @@ func (k versionless) Describe(context.Context) (envelope.KeyInfo, error) {
 	}, nil
 }
 
+// bare is a KEK without any capability, whose ids are FAMILY/VERSION all the same.
+type bare struct{ envelope.KEK }
+
+// describing is a bare KEK that can also describe itself.
+type describing struct {
+	bare
+	envelope.Describer
+}
+
+// forgetful is a key that wraps one thing and unwraps another.
+type forgetful struct{ envelope.KEK }
+
+func (k forgetful) Unwrap(ctx context.Context, w envelope.WrappedKey) ([]byte, error) {
+	if _, err := k.KEK.Unwrap(ctx, w); err != nil {
+		return nil, err
+	}
+	return make([]byte, 32), nil
+}
+
 // own is somebody else's back end: ids of its own form, and no capabilities.
 type own struct {
 	id    string
@@ -275,5 +293,5 @@ lines:
 func (l *logbook) String() string {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	return fmt.Sprintf("%s", l.buf.String())
+	return l.buf.String()
 }

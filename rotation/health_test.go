@@ -242,6 +242,14 @@ func TestHangingVault(t *testing.T) {
 	})
 }
 
+func TestVaultThatReturnsOtherKeys(t *testing.T) {
+	v := newVault()
+	r := newRing(t, one(forgetful{v.key("a", "1")}), rotation.Options{})
+	h := r.Probe(t.Context())
+	wantState(t, h, rotation.Unavailable)
+	wantClass(t, h.Err, envelope.ErrCorrupt)
+}
+
 // Whatever stands in stored data, health does not move.
 func TestStoredDataNeverChangesHealth(t *testing.T) {
 	bubble(t, func(t *testing.T) {

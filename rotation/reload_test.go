@@ -41,7 +41,7 @@ func TestReloadUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	for i := range 300 {
+	for i := 0; i < 300 || done.Load() < 1000 && !t.Failed(); i++ {
 		cfg := two(a, b)
 		if i%2 == 0 {
 			cfg = two(b, a)
@@ -53,9 +53,6 @@ func TestReloadUnderLoad(t *testing.T) {
 	}
 	close(stop)
 	wg.Wait()
-	if done.Load() == 0 {
-		t.Error("nothing was wrapped meanwhile")
-	}
 }
 
 func TestBadReloadKeepsTheOldConfiguration(t *testing.T) {

@@ -195,6 +195,55 @@ func TestBackEndWithIDsOfItsOwn(t *testing.T) {
 	})
 }
 
+// A back end without capabilities, whose ids say of which key they are: its name is
+// learned from what it opens, or from what it tells of itself, and from then on it
+// is asked for its own ids only.
+func TestNameIsLearned(t *testing.T) {
+	v := newVault()
+	v.latest["b"] = "1"
+	config := func(read envelope.KEK) rotation.Config {
+		return rotation.Config{Current: rotation.Key{KEK: v.key("a", "1")}, Read: []rotation.Key{{KEK: read}}}
+	}
+	stranger := envelope.WrappedKey{KeyID: keyID("c", "1", 0), Algorithm: "fake", Blob: dek}
+	check := func(t *testing.T, r *rotation.Ring) {
+		t.Helper()
+		if !r.Admits(keyID("b", "55", 0)) {
+			t.Error("another version of the key is not admitted")
+		}
+		before := len(v.ids())
+		_, err := r.Unwrap(t.Context(), stranger)
+		wantClass(t, err, envelope.ErrUnknownKey)
+		if len(v.ids()) != before {
+			t.Error("the back end was asked for an id of another name")
+		}
+	}
+	t.Run("from an unwrap", func(t *testing.T) {
+		r := newRing(t, config(bare{v.anyVersion("b")}), rotation.Options{})
+		_, err := r.Unwrap(t.Context(), stranger) // could be its own: only it can tell
+		wantClass(t, err, envelope.ErrUnknownKey)
+		w := mustWrap(t, v.key("b", "1"))
+		w.KeyID = keyID("b", "1", 3)
+		mustUnwrap(t, r, w)
+		check(t, r)
+	})
+	t.Run("from a description", func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
+			b := v.anyVersion("b")
+			r := newRing(t, config(&describing{bare{b}, b.(envelope.Describer)}), rotation.Options{})
+			start(t, r)
+			synctest.Wait()
+			check(t, r)
+		})
+	})
+	t.Run("from a wrap", func(t *testing.T) {
+		r := newRing(t, rotation.Config{Current: rotation.Key{KEK: bare{v.anyVersion("b")}, Epoch: 2}}, rotation.Options{})
+		if w := mustWrap(t, r); w.KeyID != keyID("b", "1", 2) {
+			t.Errorf("wrapped under %s", w.KeyID)
+		}
+		check(t, r)
+	})
+}
+
 // A ring is a KEK, so a ring of rings works: the inner one keeps the epochs.
 func TestRingInARing(t *testing.T) {
 	v := newVault()
@@ -260,6 +309,7 @@ func TestActivateAt(t *testing.T) {
 		if w := mustWrap(t, before.KEK); w.KeyID != before.KeyID {
 			t.Errorf("the old Writer now wraps under %s", w.KeyID)
 		}
+		mustUnwrap(t, before.KEK, mustWrap(t, r))
 		// The new writer had been rehearsed, so that its health is known at once.
 		wantState(t, r.Health(), rotation.Healthy)
 		if n := log.count("takes over"); n != 1 {
