@@ -70,17 +70,51 @@ func testDisabled(t *testing.T, c *harness.Cluster) {
 	// The API server goes by an answer of up to 20 s ago.
 	_, reason := c.Unhealthy(t, revocationBound+20*time.Second-time.Since(began))
 	t.Logf("key disabled: the API server is unhealthy after %s: %s", time.Since(began).Round(time.Millisecond), reason)
-	if c.Keyfold.API == "v1" {
-		if err := c.WritesUnder(t, c.Keyfold.KeyID(t, version)); err == nil {
-			t.Error("a Secret was written under a disabled key")
-		}
+	writesStop(t, c, o, began)
+
+	// Only an API server that was running when the key was disabled can read.
+	c.Kill()
+	if plugin := c.Keyfold.Process; plugin != nil {
+		plugin.Start(t)
 	}
+	c.API.Start(t)
+	harness.Always(t, 15*time.Second, "after a cold start under a disabled key nothing is read", func(ctx context.Context) error {
+		if o.ReadOne(ctx) == nil {
+			return errors.New("a Secret was read")
+		}
+		return nil
+	})
 
 	c.Keyfold.SetEnabled(t, version, true)
-	took := c.Healthy(t, time.Minute)
+	took := c.API.Ready(t, 90*time.Second)
 	o.Add(t, 5)
 	o.ReadBack(t)
-	t.Logf("key enabled: healthy after %s, read and written", took.Round(time.Millisecond))
+	t.Logf("killed and started under the disabled key: nothing is read; key enabled: ready after %s, read and written", took.Round(time.Millisecond))
+}
+
+// writesStop waits until the API server cannot write any more. Under v1 it asks
+// for each write; under v2 it uses its seed until 3 minutes after the last good
+// status, which is waited for in one mode only.
+func writesStop(t *testing.T, c *harness.Cluster, o *harness.Objects, began time.Time) {
+	t.Helper()
+	within := 10 * time.Second
+	if c.Keyfold.API == "v2" {
+		if !c.Keyfold.InProcess {
+			return
+		}
+		within = 4*time.Minute + 10*time.Second
+	}
+	keyID := c.Keyfold.KeyID(t, c.Keyfold.Version())
+	harness.Eventually(t, within, "the API server stops writing", func(context.Context) error {
+		if c.WritesUnder(t, keyID) == nil {
+			return errors.New("it writes")
+		}
+		return nil
+	})
+	if err := o.ReadOne(t.Context()); err != nil && c.Keyfold.API == "v2" {
+		t.Errorf("the API server does not read from its own cache: %v", err)
+	}
+	t.Logf("key disabled: the API server stops writing after %s", time.Since(began).Round(time.Second))
 }
 
 // pluginRefusal returns a function that is nil once the plugin refuses
@@ -122,20 +156,28 @@ var outages = map[string]time.Duration{
 
 // testOutage: nobody notices that the HSM cannot be reached for a while.
 func testOutage(t *testing.T, c *harness.Cluster) {
+	c.Migrate(t) // everything under the data key in use
 	o := c.CreateObjects(t, 10)
 	c.Healthy(t, time.Minute)
 	load := c.StartLoad(t, o)
+	began := time.Now()
 	c.Keyfold.SetFaults(t, hsmsim.Faults{Outage: true})
 	defer c.Keyfold.SetFaults(t, hsmsim.Faults{})
-
 	harness.Always(t, outages[c.Keyfold.Name], "the KMS providers are healthy during the outage", c.API.Health)
-	c.Keyfold.SetFaults(t, hsmsim.Faults{})
 	report := load.Stop()
-	if len(report.Failures) > 0 {
-		t.Errorf("%d requests failed, the first ones: %q", len(report.Failures), report.Failures[:min(3, len(report.Failures))])
+	report.MustBeClean(t)
+	operations := c.Keyfold.Operations(t, c.KeyfoldLog().PID(), began)
+	if operations["wrapKey unreachable"] == 0 {
+		t.Errorf("Keyfold has not even noticed the outage: %v", operations)
 	}
-	if report.Reads == 0 || report.Writes == 0 {
-		t.Error("there was no load")
+	t.Logf("HSM unreachable for %s: %s; HSM operations: %v", outages[c.Keyfold.Name], report, operations)
+
+	if !c.Keyfold.InProcess {
+		c.API.Kill()
+		took := c.API.StartReady(t)
+		if err := o.ReadOne(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		t.Logf("HSM unreachable: an API server killed and started is ready after %s", took.Round(time.Millisecond))
 	}
-	t.Logf("HSM unreachable for %s: %s", outages[c.Keyfold.Name], report)
 }

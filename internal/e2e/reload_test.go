@@ -7,48 +7,79 @@ import (
 	"github.com/keyfold/keyfold/internal/e2e/harness"
 )
 
-// TestHotReload takes one cluster through every change of providers by its
-// configuration alone: from plaintext to KMS v1, to v2, and back to plaintext.
+// TestHotReload takes a running API server through every change of providers by
+// its configuration alone.
 func TestHotReload(t *testing.T) {
 	t.Parallel()
-	for _, mode := range []harness.Mode{harness.SocketV2, harness.InProcessV2} {
-		t.Run(mode.Name, func(t *testing.T) {
-			c := harness.NewCluster(t, mode, harness.Options{
-				Providers: func(*harness.Keyfold) []harness.Provider { return []harness.Provider{harness.Identity} },
-			})
-			v1, v2 := c.Keyfold.ProviderFor("v1"), c.Keyfold.ProviderFor("v2")
-			o := c.CreateObjects(t, 20)
-			o.StoredBy(t, harness.Identity)
+	t.Run("with a plugin", func(t *testing.T) {
+		r := newReloading(t, harness.SocketV2)
+		k := r.c.Keyfold
+		v1, v2, inProcess := k.PluginProvider("v1"), k.PluginProvider("v2"), k.InProcessProvider()
+		r.use("plaintext to v1", v1, harness.Identity)
+		r.use("v1 to v2", v2, v1, harness.Identity)
+		r.use("v2 alone", v2)
+		r.use("v2 by the plugin to v2 in process", inProcess, v2)
+		r.use("in process alone", inProcess)
+		k.Kill()
+		r.use("in process without a plugin to plaintext", harness.Identity, inProcess)
+		r.end()
+	})
+	t.Run("without a plugin", func(t *testing.T) {
+		r := newReloading(t, harness.InProcessV2)
+		inProcess := r.c.Keyfold.InProcessProvider()
+		r.use("plaintext to v2 in process", inProcess, harness.Identity)
+		r.use("in process alone", inProcess)
+		r.use("in process to plaintext", harness.Identity, inProcess)
+		r.end()
+	})
+}
 
-			use := func(what string, providers ...harness.Provider) {
-				t.Helper()
-				took := c.API.Reload(t, providers...)
-				c.Healthy(t, 30*time.Second)
-				o.ReadBack(t)
-				c.Migrate(t)
-				o.StoredBy(t, providers[0])
-				o.ReadBack(t)
-				t.Logf("%s: in use after %s, all written again and read", what, took.Round(time.Millisecond))
-			}
-			if mode.InProcess {
-				use("plaintext to v2", v2, harness.Identity)
-			} else {
-				use("plaintext to v1", v1, harness.Identity)
-				use("v1 to v2", v2, v1, harness.Identity)
-			}
-			use("v2 alone", v2)
-			fresh := c.CreateObjects(t, 5)
-			if found := c.Etcd.Find(t, fresh.Plaintext); len(found) > 0 {
-				t.Errorf("etcd holds plaintext that was written under KMS: %v", found)
-			}
-			use("v2 to plaintext", harness.Identity, v2)
-			use("plaintext alone", harness.Identity)
+// reloading is a cluster that starts with plaintext, and objects in it that every
+// change of providers has to carry over.
+type reloading struct {
+	t *testing.T
+	c *harness.Cluster
+	o *harness.Objects
+}
 
-			// Nothing needs Keyfold any more.
-			c.Keyfold.Kill()
-			c.API.Kill()
-			c.API.StartReady(t)
-			o.ReadBack(t)
-		})
+func newReloading(t *testing.T, mode harness.Mode) *reloading {
+	c := harness.NewCluster(t, mode, harness.Options{
+		AlsoInProcess: true,
+		Providers:     func(*harness.Keyfold) []harness.Provider { return []harness.Provider{harness.Identity} },
+	})
+	o := c.CreateObjects(t, 20)
+	o.StoredBy(t, harness.Identity)
+	if len(c.Etcd.Find(t, o.Plaintext)) == 0 {
+		t.Fatal("plaintext is not found where nothing is encrypted, so that not finding it means nothing")
 	}
+	return &reloading{t, c, o}
+}
+
+// use writes with the first provider and reads with all of them, and moves
+// everything to the first.
+func (r *reloading) use(what string, providers ...harness.Provider) {
+	r.t.Helper()
+	took := r.c.API.Reload(r.t, providers...)
+	r.c.Healthy(r.t, 30*time.Second)
+	r.o.ReadBack(r.t)
+	r.c.Migrate(r.t)
+	r.o.StoredBy(r.t, providers[0])
+	r.o.ReadBack(r.t)
+	if providers[0] != harness.Identity {
+		fresh := r.c.CreateObjects(r.t, 2)
+		fresh.StoredBy(r.t, providers[0])
+		if found := r.c.Etcd.Find(r.t, fresh.Plaintext); len(found) > 0 {
+			r.t.Errorf("%s: etcd holds plaintext: %v", what, found)
+		}
+	}
+	r.t.Logf("%s: in use after %s; everything read, written again, checked in etcd and read", what, took.Round(time.Millisecond))
+}
+
+// end goes back to plaintext for good, after which nothing needs Keyfold.
+func (r *reloading) end() {
+	r.t.Helper()
+	r.use("plaintext alone", harness.Identity)
+	r.c.Kill()
+	r.c.API.StartReady(r.t)
+	r.o.ReadBack(r.t)
 }

@@ -17,7 +17,11 @@ import (
 func testRotation(t *testing.T, c *harness.Cluster) {
 	before := c.CreateObjects(t, 10)
 	old := c.Keyfold.Version()
+	load := c.StartLoad(t, c.CreateObjects(t, 5))
 	rotate(t, c)
+	report := load.Stop()
+	report.MustBeClean(t)
+	t.Logf("meanwhile: %s", report)
 	after := c.CreateObjects(t, 10)
 	after.StoredUnder(t, c.Keyfold.KeyID(t, c.Keyfold.Version()))
 	before.StoredUnder(t, c.Keyfold.KeyID(t, old))

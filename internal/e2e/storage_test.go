@@ -1,6 +1,8 @@
 package e2e_test
 
 import (
+	"context"
+	"fmt"
 	"testing"
 	"time"
 
@@ -37,9 +39,26 @@ func testStorage(t *testing.T, c *harness.Cluster) {
 		t.Logf("plugin restarted: serves after %s", took.Round(time.Millisecond))
 	}
 
+	bystander := c.CreateObjects(t, 5)
+	load := c.StartLoad(t, bystander)
+	harness.Eventually(t, 30*time.Second, "a load runs", func(context.Context) error {
+		if n := len(load.Report().Written); n < 20 {
+			return fmt.Errorf("%d Secrets written", n)
+		}
+		return nil
+	})
 	c.Kill()
+	report := load.Stop()
 	took = c.Start(t)
 	o.Add(t, 5)
 	stored("after all were killed")
-	t.Logf("all killed with SIGKILL and started: ready after %s", took.Round(time.Millisecond))
+	bystander.Acknowledged(t, report.Written)
+	t.Logf("all killed with SIGKILL under load and started: ready after %s; all %d Secrets that had been acknowledged are there", took.Round(time.Millisecond), len(report.Written))
+
+	c.Kill()
+	c.Keyfold.LoseState(t)
+	took = c.Start(t)
+	o.Add(t, 5)
+	stored("after the state folder was lost")
+	t.Logf("all killed and the state folder lost: ready after %s", took.Round(time.Millisecond))
 }

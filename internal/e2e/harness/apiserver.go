@@ -79,12 +79,18 @@ func newAPIServer(t testing.TB, bins Binaries, dir, logDir, etcdURL string, prov
 	return a
 }
 
-// StartReady starts the API server and waits until /readyz is good, which
-// includes its KMS providers, and the default namespace is there.
+// StartReady starts the API server and waits until it is ready, which includes its
+// KMS providers.
 func (a *APIServer) StartReady(t testing.TB) time.Duration {
 	t.Helper()
 	a.Start(t)
-	return Eventually(t, 90*time.Second, "the API server is ready", func(ctx context.Context) error {
+	return a.Ready(t, 90*time.Second)
+}
+
+// Ready waits until /readyz of the running API server is good.
+func (a *APIServer) Ready(t testing.TB, within time.Duration) time.Duration {
+	t.Helper()
+	return Eventually(t, within, "the API server is ready", func(ctx context.Context) error {
 		if err := a.mustRun(); err != nil {
 			return err
 		}

@@ -17,6 +17,9 @@ import (
 type Options struct {
 	// KeySpec is the kind of the key; AES-256 if empty.
 	KeySpec hsmsim.KeySpec
+	// AlsoInProcess lets the API server serve Keyfold's in-process provider beside
+	// the plugin's.
+	AlsoInProcess bool
 	// Providers returns the encryption configuration that the API server starts
 	// with; if nil, Keyfold alone.
 	Providers func(k *Keyfold) []Provider
@@ -49,8 +52,8 @@ func NewCluster(t testing.TB, mode Mode, o Options) *Cluster {
 		providers = o.Providers(c.Keyfold)
 	}
 	env := []string{"KEYFOLD_RELOAD=" + reloadInterval.String()}
-	if mode.InProcess {
-		env = append(env, "KEYFOLD_PROVIDER="+c.Provider.Name, "KEYFOLD_CONFIG="+c.Keyfold.configPath)
+	if mode.InProcess || o.AlsoInProcess {
+		env = append(env, "KEYFOLD_PROVIDER="+c.Keyfold.InProcessProvider().Name, "KEYFOLD_CONFIG="+c.Keyfold.configPath)
 	}
 	began := time.Now()
 	c.Etcd = StartEtcd(t, bins, dir, logDir)

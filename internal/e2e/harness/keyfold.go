@@ -2,6 +2,7 @@ package harness
 
 import (
 	"context"
+	"os"
 	"path/filepath"
 	"testing"
 	"time"
@@ -86,11 +87,22 @@ func openHSM(t testing.TB, dir string) *hsmsim.HSM {
 }
 
 // Provider is Keyfold's entry in the encryption configuration.
-func (k *Keyfold) Provider() Provider { return k.ProviderFor(k.API) }
+func (k *Keyfold) Provider() Provider {
+	if k.InProcess {
+		return k.InProcessProvider()
+	}
+	return k.PluginProvider(k.API)
+}
 
-// ProviderFor is its entry for one KMS version; a plugin serves both.
-func (k *Keyfold) ProviderFor(api string) Provider {
+// PluginProvider is the plugin's entry for one KMS version; it serves both.
+func (k *Keyfold) PluginProvider(api string) Provider {
 	return Provider{Name: "keyfold-" + api, API: api, Endpoint: "unix://" + k.Socket}
+}
+
+// InProcessProvider is the entry that an API server with Keyfold inside serves
+// itself. Nobody listens on its endpoint.
+func (k *Keyfold) InProcessProvider() Provider {
+	return Provider{Name: "keyfold-inprocess", API: "v2", Endpoint: "unix:///in-process"}
 }
 
 // Version is the version of the key that is current in the configuration.
@@ -193,6 +205,14 @@ func (k *Keyfold) Start(t testing.TB) time.Duration {
 		_, err := client.Status(ctx, &kmsapi.StatusRequest{})
 		return err
 	})
+}
+
+// LoseState removes the state folder, as a node that is set up anew does.
+func (k *Keyfold) LoseState(t testing.TB) {
+	t.Helper()
+	if err := os.RemoveAll(k.file.StateDir); err != nil {
+		t.Fatal(err)
+	}
 }
 
 // Kill ends the plugin, if there is one, with SIGKILL.

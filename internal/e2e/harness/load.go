@@ -3,6 +3,7 @@ package harness
 import (
 	"context"
 	"fmt"
+	"slices"
 	"sync"
 	"testing"
 	"time"
@@ -18,45 +19,64 @@ type Load struct {
 
 	mu       sync.Mutex
 	reads    int
-	writes   int
+	written  []string
 	slowest  time.Duration
 	failures []string
 }
 
 // Report is what a load has seen.
 type Report struct {
-	Reads, Writes int
-	Slowest       time.Duration
+	// Reads is the number of Secrets read, and each was what had been written.
+	Reads int
+	// Written are the names of the Secrets that the API server said it has stored.
+	Written []string
+	Slowest time.Duration
 	// Failures are the errors of requests, each with the time it happened.
 	Failures []string
 }
 
 func (r Report) String() string {
-	return fmt.Sprintf("%d reads and %d writes, %d failed, the slowest took %s", r.Reads, r.Writes, len(r.Failures), round(r.Slowest))
+	return fmt.Sprintf("%d reads, %d writes, %d failed, the slowest took %s", r.Reads, len(r.Written), len(r.Failures), round(r.Slowest))
 }
 
-// StartLoad makes a Secret in the namespace of o every 50 ms and reads one of o
-// in between, until Stop.
+// MustBeClean fails the test unless there was a load and all of it went well.
+func (r Report) MustBeClean(t testing.TB) {
+	t.Helper()
+	if n := len(r.Failures); n > 0 {
+		t.Errorf("%d requests failed, the first ones: %q", n, r.Failures[:min(3, n)])
+	}
+	if r.Reads == 0 || len(r.Written) == 0 {
+		t.Errorf("that is no load: %s", r)
+	}
+}
+
+// StartLoad makes a Secret in the namespace of o every 50 ms, and reads one of o
+// as often, until Stop. o is for reading alone from then on.
 func (c *Cluster) StartLoad(t testing.TB, o *Objects) *Load {
 	ctx, cancel := context.WithCancel(context.Background())
 	l := &Load{stop: cancel}
 	t.Cleanup(func() { l.Stop() })
 	secrets := c.API.Client.CoreV1().Secrets(o.Namespace)
-	plaintext := o.Plaintext
-	l.run(ctx, &l.writes, func(ctx context.Context, i int) error {
+	l.run(ctx, func(ctx context.Context, i int) error {
+		name := fmt.Sprintf("load-%05d", i)
 		_, err := secrets.Create(ctx, &corev1.Secret{
-			ObjectMeta: metav1.ObjectMeta{Name: fmt.Sprintf("load-%d", i)},
-			Data:       map[string][]byte{dataKey: plaintext},
+			ObjectMeta: metav1.ObjectMeta{Name: name},
+			Data:       map[string][]byte{dataKey: o.Plaintext},
 		}, metav1.CreateOptions{})
+		if err == nil {
+			l.note(func() { l.written = append(l.written, name) })
+		}
 		return err
 	})
-	count := o.Count
-	l.run(ctx, &l.reads, func(ctx context.Context, i int) error {
-		got, err := secrets.Get(ctx, name(i%count), metav1.GetOptions{})
-		if err != nil {
-			return err
+	l.run(ctx, func(ctx context.Context, i int) error {
+		got, err := secrets.Get(ctx, name(i%o.Count), metav1.GetOptions{})
+		if err == nil {
+			err = o.same(got.Data[dataKey])
 		}
-		return o.same(got.Data[dataKey])
+		if err == nil {
+			l.note(func() { l.reads++ })
+		}
+		return err
 	})
 	return l
 }
@@ -65,10 +85,20 @@ func (c *Cluster) StartLoad(t testing.TB, o *Objects) *Load {
 func (l *Load) Stop() Report {
 	l.stop()
 	l.done.Wait()
-	return Report{Reads: l.reads, Writes: l.writes, Slowest: l.slowest, Failures: l.failures}
+	return l.Report()
 }
 
-func (l *Load) run(ctx context.Context, count *int, do func(context.Context, int) error) {
+// Report tells what the load has seen so far.
+func (l *Load) Report() Report {
+	l.mu.Lock()
+	defer l.mu.Unlock()
+	return Report{
+		Reads: l.reads, Written: slices.Clone(l.written),
+		Slowest: l.slowest, Failures: slices.Clone(l.failures),
+	}
+}
+
+func (l *Load) run(ctx context.Context, do func(context.Context, int) error) {
 	l.done.Go(func() {
 		tick := time.NewTicker(50 * time.Millisecond)
 		defer tick.Stop()
@@ -83,17 +113,18 @@ func (l *Load) run(ctx context.Context, count *int, do func(context.Context, int
 			request, cancel := context.WithTimeout(context.Background(), 10*time.Second)
 			err := do(request, i)
 			cancel()
-			l.note(count, time.Since(began), err)
+			l.note(func() {
+				l.slowest = max(l.slowest, time.Since(began))
+				if err != nil {
+					l.failures = append(l.failures, time.Now().Format(time.TimeOnly)+" "+err.Error())
+				}
+			})
 		}
 	})
 }
 
-func (l *Load) note(count *int, took time.Duration, err error) {
+func (l *Load) note(change func()) {
 	l.mu.Lock()
 	defer l.mu.Unlock()
-	*count++
-	l.slowest = max(l.slowest, took)
-	if err != nil {
-		l.failures = append(l.failures, time.Now().Format(time.TimeOnly)+" "+err.Error())
-	}
+	change()
 }

@@ -14,8 +14,14 @@ import (
 // all that is stored to what is written now: a storage migration.
 func (c *Cluster) Migrate(t testing.TB) {
 	t.Helper()
+	c.MigrateNamespace(t, metav1.NamespaceAll)
+}
+
+// MigrateNamespace does so in one namespace.
+func (c *Cluster) MigrateNamespace(t testing.TB, namespace string) {
+	t.Helper()
 	core := c.API.Client.CoreV1()
-	secrets, err := core.Secrets("").List(t.Context(), metav1.ListOptions{})
+	secrets, err := core.Secrets(namespace).List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -27,7 +33,7 @@ func (c *Cluster) Migrate(t testing.TB) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	configMaps, err := core.ConfigMaps("").List(t.Context(), metav1.ListOptions{})
+	configMaps, err := core.ConfigMaps(namespace).List(t.Context(), metav1.ListOptions{})
 	if err != nil {
 		t.Fatal(err)
 	}

@@ -120,6 +120,36 @@ func (o *Objects) same(got []byte) error {
 	return nil
 }
 
+// Acknowledged reads Secrets that a load has written beside the objects, and
+// fails the test unless each is there and what was written.
+func (o *Objects) Acknowledged(t testing.TB, names []string) {
+	t.Helper()
+	secrets, err := o.c.API.Client.CoreV1().Secrets(o.Namespace).List(t.Context(), metav1.ListOptions{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	listed := make(map[string][]byte, len(secrets.Items))
+	for _, s := range secrets.Items {
+		listed[s.Name] = s.Data[dataKey]
+	}
+	for _, name := range names {
+		if err := o.same(listed[name]); err != nil {
+			t.Fatalf("Secret %s, which the API server had acknowledged: %v", name, err)
+		}
+	}
+}
+
+// ReadOne reads one Secret from etcd.
+func (o *Objects) ReadOne(ctx context.Context) error {
+	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
+	defer cancel()
+	got, err := o.c.API.Client.CoreV1().Secrets(o.Namespace).Get(ctx, name(0), metav1.GetOptions{})
+	if err != nil {
+		return err
+	}
+	return o.same(got.Data[dataKey])
+}
+
 // Rewrite writes every object as it is: the no-op write of a storage migration.
 func (o *Objects) Rewrite(t testing.TB) {
 	t.Helper()
@@ -218,10 +248,9 @@ func inParallel(ctx context.Context, from, to int, do func(ctx context.Context, 
 	return g.Wait()
 }
 
-// CreateSecrets makes n Secrets in a namespace of their own.
-func (c *Cluster) CreateSecrets(t testing.TB, n int) (namespace string) {
+// CreateSecrets makes n Secrets in a namespace.
+func (c *Cluster) CreateSecrets(t testing.TB, namespace string, n int) {
 	t.Helper()
-	namespace = c.Namespace(t)
 	secrets := c.API.Client.CoreV1().Secrets(namespace)
 	err := inParallel(t.Context(), 0, n, func(ctx context.Context, i int) error {
 		_, err := secrets.Create(ctx, &corev1.Secret{
@@ -233,15 +262,14 @@ func (c *Cluster) CreateSecrets(t testing.TB, n int) (namespace string) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	return namespace
 }
 
-// ListSecrets lists the Secrets of a namespace and returns how many there are. It
-// gives up after 10 s.
-func (c *Cluster) ListSecrets(ctx context.Context, namespace string) (int, error) {
+// ListSecrets lists the Secrets of all namespaces and returns how many there are.
+// It gives up after 10 s.
+func (c *Cluster) ListSecrets(ctx context.Context) (int, error) {
 	ctx, cancel := context.WithTimeout(ctx, 10*time.Second)
 	defer cancel()
-	list, err := c.API.Client.CoreV1().Secrets(namespace).List(ctx, metav1.ListOptions{})
+	list, err := c.API.Client.CoreV1().Secrets("").List(ctx, metav1.ListOptions{})
 	if err != nil {
 		return 0, err
 	}

@@ -2,7 +2,6 @@ package harness
 
 import (
 	"bytes"
-	"encoding/binary"
 	"fmt"
 	"testing"
 
@@ -10,66 +9,69 @@ import (
 	kmstypes "k8s.io/apiserver/pkg/storage/value/encrypt/envelope/kmsv2/v2"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/kmsv2/stored"
 )
 
-// storedKeyID returns the key id that a stored value names. It reads v2 with the
-// API server's own type, not with the library under test; v1 has no key id of its
-// own, so Keyfold's header is asked.
-func storedKeyID(value []byte) (string, error) {
-	api, rest, err := cutPrefix(value)
+// readStored reads a value that Keyfold has written through KMS v1 or v2 and the
+// header of its data key. On the way it holds package stored to its word on what a
+// real API server writes: that it gives the same bytes back, and that it reads the
+// key id that the API server's own type reads.
+func readStored(value []byte) (stored.Record, envelope.Header, error) {
+	record, err := stored.Parse(value)
 	if err != nil {
-		return "", err
+		return stored.Record{}, envelope.Header{}, err
 	}
-	if api == "v2" {
+	if again, err := record.Append(nil); err != nil || !bytes.Equal(again, value) {
+		return stored.Record{}, envelope.Header{}, fmt.Errorf("the parsed value does not turn into its own bytes again (%v)", err)
+	}
+	raw, err := record.Header()
+	if err != nil {
+		return stored.Record{}, envelope.Header{}, err
+	}
+	header, _, err := envelope.Inspect(raw)
+	if err != nil {
+		return stored.Record{}, envelope.Header{}, err
+	}
+	if record.Kind == stored.KMSv2 {
 		var object kmstypes.EncryptedObject
-		if err := proto.Unmarshal(rest, &object); err != nil {
-			return "", err
+		if err := proto.Unmarshal(bytes.SplitN(value, []byte(":"), 6)[5], &object); err != nil {
+			return stored.Record{}, envelope.Header{}, err
 		}
-		return object.KeyID, nil
+		if object.KeyID != record.KeyID || record.KeyID != header.Wraps[0].KeyID {
+			return stored.Record{}, envelope.Header{}, fmt.Errorf(
+				"the API server's type reads key id %q, package stored %q, and the header says %q",
+				object.KeyID, record.KeyID, header.Wraps[0].KeyID)
+		}
 	}
-	header, err := v1Header(rest)
+	return record, header, nil
+}
+
+// storedKeyID returns the key id that a stored value names; under KMS v1, which
+// has none, that of Keyfold's header.
+func storedKeyID(value []byte) (string, error) {
+	_, header, err := readStored(value)
 	if err != nil {
 		return "", err
 	}
 	return header.Wraps[0].KeyID, nil
 }
 
-// StoredDEKs returns how many stored Secrets and ConfigMaps there are under each
-// of Keyfold's DEKs. All of them must be written by Keyfold through KMS v1.
+// StoredDEKs returns how many Secrets and ConfigMaps are stored under each of
+// Keyfold's data keys. Keyfold must have written all of them.
 func (c *Cluster) StoredDEKs(t testing.TB) map[[16]byte]int {
 	t.Helper()
 	deks := make(map[[16]byte]int)
 	for _, prefix := range []string{"/registry/secrets/", "/registry/configmaps/"} {
 		for key, value := range c.Etcd.Values(t, prefix) {
-			_, rest, err := cutPrefix(value)
-			if err != nil {
-				t.Fatalf("etcd: %s: %v", key, err)
-			}
-			header, err := v1Header(rest)
+			_, header, err := readStored(value)
 			if err != nil {
 				t.Fatalf("etcd: %s: %v", key, err)
 			}
 			deks[header.DEKID]++
 		}
 	}
+	if len(deks) == 0 {
+		t.Fatal("etcd holds nothing")
+	}
 	return deks
-}
-
-// cutPrefix takes k8s:enc:kms:API:NAME: off a stored value.
-func cutPrefix(value []byte) (api string, rest []byte, err error) {
-	parts := bytes.SplitN(value, []byte(":"), 6)
-	if len(parts) != 6 || !bytes.HasPrefix(value, []byte("k8s:enc:kms:v")) {
-		return "", nil, fmt.Errorf("%.40q is not written by a KMS provider", value)
-	}
-	return string(parts[3]), parts[5], nil
-}
-
-// v1Header reads the header of the envelope that an API server keeps in front of
-// an object as its encrypted data key, with two bytes of length before it.
-func v1Header(rest []byte) (envelope.Header, error) {
-	if len(rest) < 2 || len(rest) < 2+int(binary.BigEndian.Uint16(rest)) {
-		return envelope.Header{}, fmt.Errorf("%.40q is cut short", rest)
-	}
-	header, _, err := envelope.Inspect(rest[2 : 2+int(binary.BigEndian.Uint16(rest))])
-	return header, err
 }
