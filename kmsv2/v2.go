@@ -7,12 +7,13 @@ import (
 	"k8s.io/kms/pkg/service"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/kmsv2/stored"
 )
 
 const (
 	// AnnotationHeader is the annotation that holds the envelope's header: a domain
 	// name of at least two labels, since an API server refuses any other (rule 7).
-	AnnotationHeader = "header.kms.keyfold.dev"
+	AnnotationHeader = stored.HeaderAnnotation
 
 	// MaxPlaintext is the longest plaintext of a KMS v2 request in bytes. An API
 	// server sends a 32-byte seed; a ciphertext may have 1024 bytes (rule 6).

@@ -6,7 +6,6 @@ import (
 	"testing"
 
 	"github.com/keyfold/keyfold/envelope"
-	"github.com/keyfold/keyfold/kmsv2"
 	"github.com/keyfold/keyfold/kmsv2/stored"
 )
 
@@ -22,9 +21,6 @@ func header(t *testing.T) []byte {
 }
 
 func TestHeader(t *testing.T) {
-	if stored.HeaderAnnotation != kmsv2.AnnotationHeader {
-		t.Errorf("the service writes annotation %q, read is %q", kmsv2.AnnotationHeader, stored.HeaderAnnotation)
-	}
 	h := header(t)
 	v1 := func(dek []byte) stored.Record {
 		return stored.Record{Kind: stored.KMSv1, Provider: "kms", Version: "v1", Name: "fold", EncryptedDEK: dek, Data: []byte("data")}
