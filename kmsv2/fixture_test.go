@@ -3,11 +3,14 @@ package kmsv2_test
 import (
 	"bytes"
 	"context"
+	"crypto/fips140"
 	"errors"
 	"log/slog"
 	"path/filepath"
 	"sync"
+	"sync/atomic"
 	"testing"
+	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
@@ -19,17 +22,25 @@ import (
 	"github.com/keyfold/keyfold/rotation"
 )
 
-// vault is a simulated HSM with a key "kek" and what its operations log says.
+// clock runs with the test's and can be put forward: days pass without the probes
+// of days.
+type clock struct{ ahead atomic.Int64 }
+
+func (c *clock) Now() time.Time          { return time.Now().Add(time.Duration(c.ahead.Load())) }
+func (c *clock) forward(d time.Duration) { c.ahead.Add(int64(d)) }
+
+// vault is a simulated HSM and what its operations log says.
 type vault struct {
-	t   testing.TB
-	dir string
-	hsm *hsmsim.HSM
+	t     testing.TB
+	dir   string
+	hsm   *hsmsim.HSM
+	clock clock
 }
 
 func newVault(t testing.TB) *vault {
 	t.Helper()
 	v := &vault{t: t, dir: filepath.Join(t.TempDir(), "hsm")}
-	hsm, err := hsmsim.Open(v.dir, hsmsim.Options{})
+	hsm, err := hsmsim.Open(v.dir, hsmsim.Options{Now: v.clock.Now})
 	must(t, err)
 	t.Cleanup(func() { hsm.Close() })
 	v.hsm = hsm
@@ -173,9 +184,13 @@ func request(r *service.EncryptResponse) *service.DecryptRequest {
 	return &service.DecryptRequest{Ciphertext: r.Ciphertext, KeyID: r.KeyID, Annotations: r.Annotations}
 }
 
-// bubble runs a test on a fake clock.
+// bubble runs a test on a fake clock. In FIPS mode the system's randomness is seeded
+// by the jitter of the clock, which must not stand still, so there it has a seed.
 func bubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
+	if fips140.Enabled() {
+		cryptotest.SetGlobalRandom(t, 1)
+	}
 	synctest.Test(t, f)
 }
 

@@ -206,12 +206,13 @@ func TestExpired(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
-		p := start(t, setup{ring: v.current(ref)})
+		p := start(t, setup{ring: v.current(ref), options: kmsv2.Options{Now: v.clock.Now}})
 		id := p.status()
 		r := p.encrypt("before")
 		v.expire(ref, time.Now().Add(time.Minute))
 		// Past the soft age of the DEK too, and the outage grace.
-		pass(50 * time.Hour)
+		v.clock.forward(50 * time.Hour)
+		pass(time.Minute)
 		if p.ring.Health().State != rotation.Expired {
 			t.Fatalf("health %+v", p.ring.Health())
 		}
@@ -227,11 +228,12 @@ func TestExpired(t *testing.T) {
 func TestRenewal(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		v := newVault(t)
-		p := start(t, setup{ring: v.current(v.key("kek")), options: kmsv2.Options{StateDir: t.TempDir()}})
+		p := start(t, setup{ring: v.current(v.key("kek")), options: kmsv2.Options{StateDir: t.TempDir(), Now: v.clock.Now}})
 		id := p.status()
 		old := p.encrypt("old")
 		before := p.Snapshot().DEK
-		pass(25 * time.Hour)
+		v.clock.forward(25 * time.Hour)
+		pass(time.Minute)
 		after := p.Snapshot().DEK
 		if before.ID == after.ID || !after.Saved {
 			t.Errorf("DEK %+v, then %+v", before, after)

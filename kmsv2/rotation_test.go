@@ -167,12 +167,13 @@ func TestVersionlessKEK(t *testing.T) {
 		first := v.key("kek")
 		versionless := first
 		versionless.Version = ""
-		p := start(t, setup{ring: v.current(versionless), options: kmsv2.Options{StateDir: t.TempDir()}})
+		p := start(t, setup{ring: v.current(versionless), options: kmsv2.Options{StateDir: t.TempDir(), Now: v.clock.Now}})
 		if id := p.status(); id != v.id(first) {
 			t.Errorf("Status = %q", id)
 		}
 		v.key("kek")
-		pass(30 * time.Hour)
+		v.clock.forward(30 * time.Hour)
+		pass(time.Minute)
 		id := p.status()
 		r := p.encrypt("seed")
 		h, _, err := envelope.Inspect(r.Annotations[kmsv2.AnnotationHeader])
@@ -209,9 +210,9 @@ func TestRenewalNeverChangesTheKeyID(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		v := newVault(t)
 		kek := wandering{KEK: v.kek(v.key("kek")), id: func() string {
-			return "wandering-" + time.Now().Format("2006-01-02")
+			return "wandering-" + v.clock.Now().Format("2006-01-02")
 		}}
-		p := start(t, setup{ring: rotation.Config{Current: rotation.Key{KEK: &kek}}})
+		p := start(t, setup{ring: rotation.Config{Current: rotation.Key{KEK: &kek}}, options: kmsv2.Options{Now: v.clock.Now}})
 		for day := range 4 {
 			id := p.status()
 			r := p.encrypt("seed")
@@ -221,7 +222,8 @@ func TestRenewalNeverChangesTheKeyID(t *testing.T) {
 				t.Errorf("day %d: Status %q, Encrypt %q, header %q", day, id, r.KeyID, h.Wraps[0].KeyID)
 			}
 			p.opens(r, "seed")
-			pass(25 * time.Hour)
+			v.clock.forward(25 * time.Hour)
+			pass(time.Minute)
 		}
 	})
 }

@@ -2,7 +2,6 @@ package kmsv2
 
 import (
 	"context"
-	"errors"
 	"log/slog"
 	"net"
 	"runtime/debug"
@@ -24,6 +23,8 @@ const (
 	maxStreams = 1024
 
 	defaultDrainTimeout = 5 * time.Second
+	// cutOffTimeout is what requests get to notice that they were cut off.
+	cutOffTimeout = 500 * time.Millisecond
 )
 
 // ServerOptions tune a [Server]. The zero value is what production wants.
@@ -91,22 +92,30 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 	}
 	drained := make(chan struct{})
 	go func() {
-		s.grpc.GracefulStop()
+		s.grpc.GracefulStop() // closes l first
 		close(drained)
 	}()
-	timer := time.NewTimer(s.drain)
+	if finished(drained, s.drain) {
+		return <-served
+	}
+	s.log.Warn("requests are still under way after the drain time-out; cutting them off", "timeout", s.drain)
+	// Ends their contexts. A handler that does not look at its own cannot be ended, and
+	// both kinds of stop wait for it, so neither is waited for here.
+	go s.grpc.Stop()
+	finished(drained, cutOffTimeout)
+	return nil
+}
+
+// finished waits for done, for at most d, and tells whether it came.
+func finished(done <-chan struct{}, d time.Duration) bool {
+	timer := time.NewTimer(d)
 	defer timer.Stop()
 	select {
-	case <-drained:
+	case <-done:
+		return true
 	case <-timer.C:
-		s.log.Warn("requests were still under way after the drain time-out; cutting them off", "timeout", s.drain)
-		// Cancels their contexts and makes GracefulStop return as well.
-		s.grpc.Stop()
+		return false
 	}
-	if err := <-served; err != nil && !errors.Is(err, grpc.ErrServerStopped) {
-		return err
-	}
-	return nil
 }
 
 // recover turns a panic into an error of one request. It is an interceptor and so
