@@ -108,6 +108,34 @@ func TestRawOperationsRefuse(t *testing.T) {
 	}
 }
 
+// TestOneEncoding: an RSA ciphertext that begins with zeros has one encoding all the
+// same. One in 256 does; crypto/rsa would also take it without them.
+func TestOneEncoding(t *testing.T) {
+	h, _ := open(t, hsmsim.Options{})
+	ctx := t.Context()
+	if _, err := h.CreateKey(ctx, "kek", hsmsim.RSA2048); err != nil {
+		t.Fatal(err)
+	}
+	p := hsmsim.Params{Algorithm: hsmsim.RSAOAEP256, Value: make([]byte, 32)}
+	for range 20_000 { // all miss once in 10^34 runs
+		sealed, err := h.Encrypt(ctx, "kek", "", p)
+		if err != nil {
+			t.Fatal(err)
+		}
+		if sealed.Value[0] != 0 {
+			continue
+		}
+		p.Value = sealed.Value
+		if _, err := h.Decrypt(ctx, "kek", "", p); err != nil {
+			t.Fatal(err)
+		}
+		p.Value = sealed.Value[1:]
+		wantError(t, second(h.Decrypt(ctx, "kek", "", p)), envelope.ErrCorrupt, "backup")
+		return
+	}
+	t.Fatal("no ciphertext begins with zero")
+}
+
 // TestOnlyWrapsUnwrap: what a user of the AES key encrypts for another purpose does
 // not pass for a wrapped DEK, thanks to the domain that wraps bind.
 func TestOnlyWrapsUnwrap(t *testing.T) {
