@@ -12,9 +12,10 @@ import (
 
 // A Key is one configured KEK.
 type Key struct {
-	// KEK is the key in its back end, best pinned to one version. A KEK that is
-	// not pinned adopts the version that its first wrap names and, where the back
-	// end is an [envelope.Pinner], stays with it until it is configured anew.
+	// KEK is the key in its back end, best pinned to one version. A KEK that is not
+	// pinned adopts the version that its first wrap names. If it is itself an
+	// [envelope.Pinner] it stays with that version until it is configured anew;
+	// otherwise, and behind a decorator, its id changes when the back end moves on.
 	KEK envelope.KEK
 	// Epoch becomes part of the key ids that this key writes. Raise it when going
 	// back to a version that was current before, so that no id is used twice (KMS v2

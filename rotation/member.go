@@ -3,7 +3,6 @@ package rotation
 import (
 	"fmt"
 	"reflect"
-	"strings"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -20,11 +19,6 @@ const (
 	RolePrevious Role = "previous"
 	RoleRead     Role = "read"
 )
-
-// maxOpaqueIDs bounds how many ids of a back end whose ids are not
-// FAMILY/VERSION a member remembers having opened. Ids beyond it still open; they
-// are not admitted to a cache.
-const maxOpaqueIDs = 64
 
 // member is one configured key and what is known about it.
 type member struct {
@@ -45,16 +39,6 @@ type member struct {
 	canary  atomic.Pointer[canary]
 }
 
-// identity is what is known of the ids that a member writes. It grows: from the
-// configuration alone, from a wrap, or from an unwrap that worked.
-type identity struct {
-	id      string         // base id, without epoch; "" until known
-	key     envelope.KeyID // id parsed, if family != ""
-	family  string         // "" when not known, or when the ids are not FAMILY/VERSION
-	foreign bool           // the ids are known not to be FAMILY/VERSION
-	wrap    envelope.KEK   // what wraps: the configured KEK, or that pinned to the adopted version
-}
-
 func newMember(role Role, k Key) (*member, error) {
 	m := &member{role: role, kek: k.KEK, epoch: k.Epoch, probing: make(chan struct{}, 1)}
 	m.health.Store(&record{})
@@ -70,122 +54,6 @@ func newMember(role Role, k Key) (*member, error) {
 	}
 	m.identity.Store(&ident)
 	return m, nil
-}
-
-func identify(id string, wrap envelope.KEK) identity {
-	key, err := envelope.ParseKeyID(id)
-	if err != nil || key.Epoch != 0 {
-		// An epoch in a back end's own id means that it keeps epochs itself (a ring
-		// inside a ring); its ids are left exactly as they are.
-		return identity{id: id, foreign: true, wrap: wrap}
-	}
-	return identity{id: id, key: key, family: key.Family, wrap: wrap}
-}
-
-// configuredID is the id that kek tells without a network call, or "".
-func configuredID(kek envelope.KEK) string {
-	if i, ok := envelope.As[envelope.Identifier](kek); ok {
-		return i.KeyID()
-	}
-	return ""
-}
-
-// configuredFamily finds the family of a KEK that is not pinned to a version. Its
-// version is unknown, but its name is not: the id of any pinned version tells it,
-// and pinning makes no network call.
-func configuredFamily(kek envelope.KEK) string {
-	p, ok := envelope.As[envelope.Pinner](kek)
-	if !ok {
-		return ""
-	}
-	pinned, err := p.Pin(strings.Repeat("0", 32))
-	if err != nil {
-		return ""
-	}
-	key, err := envelope.ParseKeyID(configuredID(pinned))
-	if err != nil {
-		return ""
-	}
-	return key.Family
-}
-
-// wrote notes the id that a wrap carried and returns the id with this member's
-// epoch. learned tells that the id was new.
-func (m *member) wrote(id string) (full string, learned bool, err error) {
-	old := m.identity.Load()
-	ident := *old
-	if old.id != id {
-		ident = identify(id, old.wrap)
-		if p, ok := envelope.As[envelope.Pinner](m.kek); ok && !ident.foreign && configuredID(m.kek) == "" {
-			if pinned, err := p.Pin(ident.key.Version); err == nil {
-				ident.wrap = pinned
-			}
-		}
-		if ident.foreign && m.epoch != 0 {
-			return "", false, epochRefused(m.role, id)
-		}
-		m.identity.CompareAndSwap(old, &ident)
-	}
-	return ident.withEpoch(m.epoch), old.id != id, nil
-}
-
-// opened notes that this member unwrapped id.
-func (m *member) opened(id string) {
-	ident := m.identity.Load()
-	if ident.family != "" {
-		return
-	}
-	if key, err := envelope.ParseKeyID(id); err == nil && !ident.foreign {
-		grown := *ident
-		grown.family = key.Family
-		m.identity.CompareAndSwap(ident, &grown)
-		return
-	}
-	m.opaqueMu.Lock()
-	defer m.opaqueMu.Unlock()
-	if m.opaque == nil {
-		m.opaque = make(map[string]bool)
-	}
-	if len(m.opaque) < maxOpaqueIDs {
-		m.opaque[id] = true
-	}
-}
-
-func (m *member) hasOpened(id string) bool {
-	m.opaqueMu.Lock()
-	defer m.opaqueMu.Unlock()
-	return m.opaque[id]
-}
-
-// writes reports whether id, of any epoch, is the version that this member writes.
-func (m *member) writes(id string) bool {
-	own := m.identity.Load()
-	return own.id != "" && own.id == own.base(id)
-}
-
-// id is the full id that this member writes, or "".
-func (m *member) id() string { return m.identity.Load().withEpoch(m.epoch) }
-
-// base strips the epoch from an id of this member.
-func (i *identity) base(id string) string {
-	if i.foreign {
-		return id
-	}
-	key, err := envelope.ParseKeyID(id)
-	if err != nil {
-		return id
-	}
-	key.Epoch = 0
-	return key.String()
-}
-
-func (i *identity) withEpoch(epoch uint32) string {
-	if epoch == 0 || i.family == "" || i.id == "" {
-		return i.id
-	}
-	key := i.key
-	key.Epoch = epoch
-	return key.String()
 }
 
 // same reports whether two members are the same version of the same key, epochs
@@ -247,18 +115,4 @@ func epochRefused(role Role, id string) error {
 		Err:    fmt.Errorf("the %s key has an epoch, but its ids are not FAMILY/VERSION", role),
 		Remedy: "remove the epoch; a back end with ids of its own makes new ids itself",
 	}
-}
-
-// described notes what a back end told of the version that Wrap uses now. For a KEK
-// that is not pinned that version is not what its next wrap need use: it tells the
-// name alone.
-func (m *member) described(info envelope.KeyInfo) {
-	ident := m.identity.Load()
-	key, err := envelope.ParseKeyID(info.ID)
-	if err != nil || ident.foreign || ident.family != "" {
-		return
-	}
-	grown := *ident
-	grown.family = key.Family
-	m.identity.CompareAndSwap(ident, &grown)
 }

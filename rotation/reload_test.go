@@ -41,7 +41,7 @@ func TestReloadUnderLoad(t *testing.T) {
 			}
 		})
 	}
-	for i := 0; i < 300 || done.Load() < 1000 && !t.Failed(); i++ {
+	for i := 0; i < 300 || done.Load() < 100 && !t.Failed(); i++ {
 		cfg := two(a, b)
 		if i%2 == 0 {
 			cfg = two(b, a)
