@@ -83,7 +83,9 @@ func TestReadyAfterAuthenticationOnly(t *testing.T) {
 	}
 }
 
-// The hot paths, with a key at hand.
+// The hot paths, with a key at hand: nothing beyond the result is allocated that
+// plain GCM does not allocate as well (which is nothing, but for FIPS mode under
+// the race detector).
 func TestAllocations(t *testing.T) {
 	kek := newKEK("kek")
 	var key *envelope.OpenKey
@@ -94,29 +96,41 @@ func TestAllocations(t *testing.T) {
 	opener := envelope.NewOpenerFrom(oneKey{key})
 	dst, dst2 := make([]byte, 0, 2048), make([]byte, 0, 2048)
 	ctx := t.Context()
+
+	allocations := func(run func() error) float64 {
+		return testing.AllocsPerRun(100, func() {
+			if err := run(); err != nil {
+				t.Fatal(err)
+			}
+		})
+	}
+	floor, err := envelope.NewMessageAEAD(new([32]byte), [12]byte{})
+	if err != nil {
+		t.Fatal(err)
+	}
+	sealed := floor.Seal(nil, nil, plaintext, aad)
+	floorSeal := allocations(func() error { floor.Seal(dst, nil, plaintext, aad); return nil })
+	floorOpen := allocations(func() error { _, err := floor.Open(dst, nil, sealed, aad); return err })
+
 	for _, test := range []struct {
 		name string
 		want float64
 		run  func() error
 	}{
-		{"Seal", 1, func() error { _, err := s.Seal(ctx, plaintext, aad); return err }},
-		{"SealDetached", 2, func() error { _, _, err := s.SealDetached(ctx, plaintext, aad); return err }},
-		{"AppendSeal", 0, func() error { _, err := s.AppendSeal(ctx, dst, plaintext, aad); return err }},
-		{"AppendSealDetached", 0, func() error { _, _, err := s.AppendSealDetached(ctx, dst, dst2, plaintext, aad); return err }},
-		{"Open", 1, func() error { _, err := opener.Open(ctx, env, aad); return err }},
-		{"OpenDetached", 1, func() error { _, err := opener.OpenDetached(ctx, header, message, aad); return err }},
-		{"AppendOpen", 0, func() error { _, err := opener.AppendOpen(ctx, dst, env, aad); return err }},
-		{"AppendOpenDetached", 0, func() error { _, err := opener.AppendOpenDetached(ctx, dst, header, message, aad); return err }},
-		{"OpenKey.Open", 1, func() error { _, err := key.Open(message, aad); return err }},
-		{"OpenKey.AppendOpen", 0, func() error { _, err := key.AppendOpen(dst, message, aad); return err }},
+		{"Seal", floorSeal + 1, func() error { _, err := s.Seal(ctx, plaintext, aad); return err }},
+		{"SealDetached", floorSeal + 2, func() error { _, _, err := s.SealDetached(ctx, plaintext, aad); return err }},
+		{"AppendSeal", floorSeal, func() error { _, err := s.AppendSeal(ctx, dst, plaintext, aad); return err }},
+		{"AppendSealDetached", floorSeal, func() error { _, _, err := s.AppendSealDetached(ctx, dst, dst2, plaintext, aad); return err }},
+		{"Open", floorOpen + 1, func() error { _, err := opener.Open(ctx, env, aad); return err }},
+		{"OpenDetached", floorOpen + 1, func() error { _, err := opener.OpenDetached(ctx, header, message, aad); return err }},
+		{"AppendOpen", floorOpen, func() error { _, err := opener.AppendOpen(ctx, dst, env, aad); return err }},
+		{"AppendOpenDetached", floorOpen, func() error { _, err := opener.AppendOpenDetached(ctx, dst, header, message, aad); return err }},
+		{"OpenKey.Open", floorOpen + 1, func() error { _, err := key.Open(message, aad); return err }},
+		{"OpenKey.AppendOpen", floorOpen, func() error { _, err := key.AppendOpen(dst, message, aad); return err }},
 		{"Split", 0, func() error { _, _, err := envelope.Split(env); return err }},
+		{"HeaderKey", 0, func() error { _, _, err := envelope.HeaderKey(header); return err }},
 	} {
-		got := testing.AllocsPerRun(100, func() {
-			if err := test.run(); err != nil {
-				t.Fatal(err)
-			}
-		})
-		if got > test.want {
+		if got := allocations(test.run); got > test.want {
 			t.Errorf("%s: %v allocations, want %v", test.name, got, test.want)
 		}
 	}

@@ -171,7 +171,7 @@ func TestRewrapRefuses(t *testing.T) {
 // A failure is not remembered, and who waits for somebody else's attempt makes
 // one of its own when that fails.
 func TestRewrapFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		old, target := newKEK("old"), newKEK("new")
 		env := seal(t, newSealer(t, old, envelope.SealerOptions{}), nil, nil)
 		r := newRewrapper(t, old, target)

@@ -88,7 +88,7 @@ func TestSoftLimits(t *testing.T) {
 		{"age by default", envelope.SealerOptions{}, 3, 10, 24 * time.Hour},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble(t, func(t *testing.T) {
 				kek := newKEK("kek")
 				s := newSealer(t, kek, test.limits)
 				var first []byte
@@ -117,7 +117,7 @@ func TestSoftLimits(t *testing.T) {
 
 // An injected clock counts for age, whatever the timers of the machine say.
 func TestInjectedClock(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		kek := newKEK("kek")
 		var created []time.Time
@@ -146,7 +146,7 @@ func TestInjectedClock(t *testing.T) {
 // While the KEK cannot wrap, Seal goes on under the old DEK, without waiting, and
 // asks the KEK again every ten seconds only.
 func TestRenewalFailure(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{MaxMessages: 1})
 		if err := s.Prepare(t.Context()); err != nil {
@@ -182,12 +182,13 @@ func TestRenewalFailure(t *testing.T) {
 // A KEK that hangs holds nobody up, is not asked twice at once, and is given up
 // after ten seconds.
 func TestRenewalHangs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{MaxMessages: 1})
 		if err := s.Prepare(t.Context()); err != nil {
 			t.Fatal(err)
 		}
+		synctest.Wait() // until the renewal that Prepare waited for has let go
 		var gaveUp time.Duration
 		start := time.Now()
 		kek.setOnWrap(func(ctx context.Context) error {
@@ -221,7 +222,7 @@ func TestHardLimit(t *testing.T) {
 	if envelope.HardMaxMessages != 1<<28 {
 		t.Fatalf("the hard limit is %d", envelope.HardMaxMessages)
 	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{MaxMessages: 2})
 		s.SetHardLimit(5)
@@ -294,7 +295,7 @@ func TestHardLimitConcurrent(t *testing.T) {
 // The first DEK: everybody waits for the same wrap, each within its own deadline,
 // and the wrap outlives those who gave up.
 func TestPrepareDeadline(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{})
 		kek.setOnWrap(func(ctx context.Context) error {
@@ -393,7 +394,7 @@ func TestOnNewDEK(t *testing.T) {
 // After a restart with a KEK that unwraps only, the DEK of before goes on, is
 // renewed by age as if nothing had happened, and counts its messages anew.
 func TestResume(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		var header []byte
 		var created time.Time
@@ -444,7 +445,7 @@ func TestResume(t *testing.T) {
 // and a date in the future is no way to make it last.
 func TestResumeDates(t *testing.T) {
 	for name, age := range map[string]time.Duration{"old": 48 * time.Hour, "future": -1000 * time.Hour} {
-		synctest.Test(t, func(t *testing.T) {
+		bubble(t, func(t *testing.T) {
 			kek := newKEK("kek")
 			s := newSealer(t, kek, envelope.SealerOptions{})
 			seal(t, s, nil, nil)
@@ -491,7 +492,7 @@ func TestResumeRefuses(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		news := 0
 		s := newSealer(t, kek, envelope.SealerOptions{OnNewDEK: func(*envelope.OpenKey, time.Time) { news++ }})
@@ -519,7 +520,7 @@ func TestClose(t *testing.T) {
 
 // Close ends a wrap that is under way, and what that would have made is not used.
 func TestCloseDuringWrap(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{OnNewDEK: func(*envelope.OpenKey, time.Time) {
 			t.Error("a DEK after Close")
