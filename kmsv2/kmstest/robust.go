@@ -85,7 +85,7 @@ func oversizeRequests(ctx context.Context, s *subject) error {
 	if err != nil {
 		return err
 	}
-	huge := random(1 << 20)
+	huge := bytes.Repeat(seed(), 1<<20/seedSize)
 	beyond := huge
 	if _, ok := s.svc.(*Client); ok {
 		beyond = bytes.Repeat(huge, 5) // the gRPC library accepts 4 MiB by default
