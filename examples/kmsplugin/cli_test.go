@@ -76,6 +76,10 @@ func TestUsageErrors(t *testing.T) {
 		{"misspelt setting", file("keyNane: kek"), []string{"keyNane"}},
 		{"setting twice", file("keyName: a\nkeyName: b"), []string{"keyName"}},
 		{"misspelt provider setting", file("keyName: kek\nprovider: {name: hsmsim, folder: /tmp}"), []string{"folder"}},
+		{"other capitals", file("keyName: kek\nKeyname: other"), []string{`"Keyname"`, "capitals"}},
+		{"other capitals below", file("ring: {current: {name: kek}, read: [{name: a, Name: b}]}"), []string{`"ring.read[0].Name"`}},
+		{"other capitals of a provider", file("keyName: kek\nprovider: {name: hsmsim, dir: /a, Dir: /b}"), []string{`"provider.Dir"`}},
+		{"second document", file("keyName: kek\n---\nkeyName: other"), []string{"more than one YAML document"}},
 		{"key name and ring", file("keyName: kek\nring: {current: {name: kek}}"), []string{"both a key name (kek) and a ring"}},
 		{"previous without version", file("ring: {current: {name: kek}, previous: {name: kek}}"), []string{"ring.previous.version"}},
 		{"activateAt without previous", file("ring: {current: {name: kek}, activateAt: 2030-01-01T00:00:00Z}"), []string{"ring.activateAt"}},
@@ -100,5 +104,38 @@ func TestUsageErrors(t *testing.T) {
 				}
 			}
 		})
+	}
+}
+
+// TestReadmeConfiguration: the README's files are accepted as they stand, but for
+// the one mistake that is put into them here so that the plugin ends.
+func TestReadmeConfiguration(t *testing.T) {
+	t.Parallel()
+	readme, err := os.ReadFile("README.md")
+	if err != nil {
+		t.Fatal(err)
+	}
+	block := func(first string) string {
+		_, rest, found := strings.Cut(string(readme), "```yaml\n"+first)
+		text, _, ended := strings.Cut(rest, "```")
+		if !found || !ended {
+			t.Fatalf("README.md has no YAML that begins with %q", first)
+		}
+		return first + text
+	}
+	reference := block("listenAddr:")
+	wrong := strings.Replace(reference, "verbosity: 0", "verbosity: 99", 1)
+	for name, text := range map[string]string{
+		"keyName": wrong,
+		"ring":    strings.Replace(wrong, "keyName: kek", block("ring:\n  current:"), 1),
+	} {
+		path := filepath.Join(t.TempDir(), "config.yaml")
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		code, _, errs := runToEnd(t, "--config", path)
+		if code != 2 || strings.Count(errs, "\n  - ") != 1 || !strings.Contains(errs, "verbosity 99") {
+			t.Errorf("%s: exit code %d:\n%s", name, code, errs)
+		}
 	}
 }

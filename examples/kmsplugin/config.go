@@ -9,8 +9,6 @@ import (
 	"os"
 	"strings"
 	"time"
-
-	"sigs.k8s.io/yaml"
 )
 
 // settings is everything that can be configured. The file given by --config may
@@ -107,16 +105,14 @@ func defaultSettings() settings {
 	}
 }
 
-// readConfig decodes the file at path over s. A key that is unknown or given
-// twice is an error: a misspelt setting that is silently ignored is how a
-// plugin comes to run with the wrong key.
+// readConfig decodes the file at path over s.
 func readConfig(path string, s *settings) error {
 	b, err := os.ReadFile(path)
 	if err != nil {
 		return fmt.Errorf("read the configuration file: %w", err)
 	}
 	s.digest = sha256.Sum256(b)
-	if err := yaml.UnmarshalStrict(b, s); err != nil {
+	if err := decodeStrict(b, s); err != nil {
 		return fmt.Errorf("configuration file %s: %w", path, err)
 	}
 	return nil

@@ -5,6 +5,7 @@ import (
 	"bytes"
 	"context"
 	"errors"
+	"flag"
 	"fmt"
 	"net"
 	"os"
@@ -35,6 +36,9 @@ func TestMain(m *testing.M) {
 			fmt.Fprintf(os.Stderr, "build the plugin: %v\n%s", err, out)
 			return 1
 		}
+		// These tests wait for other processes more than they compute. A -parallel on
+		// the command line still counts: it is parsed by Run.
+		flag.Set("test.parallel", "8")
 		return m.Run()
 	}())
 }

@@ -110,3 +110,23 @@ func (p *providerSection) UnmarshalJSON(b []byte) error {
 	}
 	return nil
 }
+
+// MarshalJSON is the inverse of UnmarshalJSON.
+func (p providerSection) MarshalJSON() ([]byte, error) {
+	fields := make(map[string]json.RawMessage)
+	if c := p.chosen(); c != nil {
+		own, err := json.Marshal(c)
+		if err != nil {
+			return nil, err
+		}
+		if err := json.Unmarshal(own, &fields); err != nil {
+			return nil, err
+		}
+	}
+	name, err := json.Marshal(p.Name)
+	if err != nil {
+		return nil, err
+	}
+	fields["name"] = name
+	return json.Marshal(fields)
+}
