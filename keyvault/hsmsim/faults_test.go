@@ -16,14 +16,14 @@ import (
 	"github.com/keyfold/keyfold/keyvault/hsmsim"
 )
 
-const issueFaults = `{"latency":"10ms","limit":{"operations":2000,"per":"10s"},"errorRate":0.25,"outage":true}`
+const documentedFaults = `{"latency":"10ms","limit":{"operations":2000,"per":"10s"},"errorRate":0.25,"outage":true}`
 
 func TestFaultsJSON(t *testing.T) {
 	want := hsmsim.Faults{
 		Latency: 10 * time.Millisecond, Limit: hsmsim.Limit{Operations: 2000, Per: 10 * time.Second}, ErrorRate: 0.25, Outage: true,
 	}
 	var f hsmsim.Faults
-	if err := json.Unmarshal([]byte(issueFaults), &f); err != nil || f != want {
+	if err := json.Unmarshal([]byte(documentedFaults), &f); err != nil || f != want {
 		t.Errorf("got %+v, %v, want %+v", f, err, want)
 	}
 	for _, f := range []hsmsim.Faults{{}, want, {Limit: hsmsim.Limit{Per: time.Second}}} {
