@@ -65,7 +65,7 @@ func (r *Rewrapper) Rewrap(ctx context.Context, env []byte) ([]byte, error) {
 		}
 	}
 	header, err := r.once(ctx, sha256.Sum256(p.raw), func() ([]byte, error) {
-		return r.rewrapHeader(ctx, &p)
+		return r.rewrapHeader(ctx, p.raw)
 	})
 	if err != nil {
 		return nil, err
@@ -73,11 +73,15 @@ func (r *Rewrapper) Rewrap(ctx context.Context, env []byte) ([]byte, error) {
 	return slices.Concat(header, message), nil
 }
 
-// rewrapHeader unwraps p's DEK and wraps it for the targets, unless that was done
-// already for another header of the same DEK. The DEK id alone would not show
-// that: anybody can write any id.
-func (r *Rewrapper) rewrapHeader(ctx context.Context, p *parsedHeader) ([]byte, error) {
-	dek, s, err := unwrapHeader(ctx, r.unwrapper, p)
+// rewrapHeader unwraps the DEK of a header and wraps it for the targets, unless
+// that was done already for another header of the same DEK. The DEK id alone would
+// not show that: anybody can write any id.
+func (r *Rewrapper) rewrapHeader(ctx context.Context, header []byte) ([]byte, error) {
+	p, err := parseDetached(header)
+	if err != nil {
+		return nil, err
+	}
+	dek, s, err := unwrapHeader(ctx, r.unwrapper, &p)
 	if err != nil {
 		return nil, err
 	}
