@@ -1,5 +1,7 @@
 package v1beta1
 
+//lint:file-ignore SA1019 KMS v1 is deprecated; what it wrote has to be served all the same.
+
 import (
 	"context"
 

@@ -1,5 +1,7 @@
 package v1beta1_test
 
+//lint:file-ignore SA1019 KMS v1 is deprecated; what it wrote has to be served all the same.
+
 import (
 	"bytes"
 	"context"
