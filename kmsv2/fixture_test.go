@@ -115,6 +115,7 @@ type plugin struct {
 type setup struct {
 	ring    rotation.Config
 	options kmsv2.Options
+	quiet   bool // without a log, as in production below debug level
 }
 
 // current is the configuration with one key.
@@ -130,7 +131,9 @@ func (v *vault) rotated(to, from hsmsim.Ref) rotation.Config {
 func start(t testing.TB, s setup) *plugin {
 	t.Helper()
 	log := &logBuffer{}
-	s.options.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	if !s.quiet {
+		s.options.Logger = slog.New(slog.NewTextHandler(log, &slog.HandlerOptions{Level: slog.LevelDebug}))
+	}
 	ring, err := rotation.New(s.ring, rotation.Options{Now: s.options.Now, Logger: s.options.Logger})
 	must(t, err)
 	svc, err := kmsv2.New(ring, s.options)

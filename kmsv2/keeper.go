@@ -65,6 +65,7 @@ func (k *keeper) look(ctx context.Context) {
 	k.dropRevoked()
 	writer := k.ring.Writer()
 	live := k.keys.Load().live
+	k.noteAnswers(live, writer)
 	switch {
 	case live.serves(writer):
 		k.attempt = attempt{}
@@ -81,8 +82,21 @@ func (k *keeper) look(ctx context.Context) {
 		}
 		k.tried(writer, err)
 	}
+	k.noteAnswers(k.keys.Load().live, writer)
 	k.verifyHeldOver(ctx)
 	k.saveLive()
+}
+
+// noteAnswers keeps with the live key what the ring's probe finds while the key is
+// the writer: when the writer changes, the ring speaks of another.
+func (k *keeper) noteAnswers(live *writeKey, writer rotation.Writer) {
+	if live == nil {
+		return
+	}
+	live.heldOver.Store(!live.serves(writer))
+	if live.serves(writer) {
+		live.verify(k.ring.Health().LastOK)
+	}
 }
 
 // pause is the time to the next look.
@@ -233,7 +247,7 @@ func (k *keeper) putToUse(key *writeKey) {
 // writer still opens, so that the outage grace counts from a real answer.
 func (k *keeper) verifyHeldOver(ctx context.Context) {
 	live := k.keys.Load().live
-	if live == nil || live.serves(k.ring.Writer()) || k.o.Now().Sub(live.lastVerified()) < keepInterval {
+	if live == nil || !live.heldOver.Load() || k.o.Now().Sub(live.lastVerified()) < keepInterval {
 		return
 	}
 	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)

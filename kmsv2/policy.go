@@ -11,7 +11,7 @@ import (
 
 // mayWrite is why nothing may be sealed under k now, or nil.
 func (s *Service) mayWrite(k *writeKey) error {
-	if !s.ring.Admits(k.keyID) {
+	if !k.admittedBy(s.ring) {
 		return s.taken(k)
 	}
 	return s.outage(k)
@@ -49,7 +49,7 @@ var (
 func (s *Service) outage(k *writeKey) error {
 	h := s.ring.Health()
 	since := k.lastVerified()
-	if k.serves(s.ring.Writer()) {
+	if !k.heldOver.Load() {
 		if h.State == rotation.Healthy || h.State == rotation.Expired || h.Err == nil {
 			return nil
 		}

@@ -136,6 +136,35 @@ func TestStaysOnTheOldKeyUntilTheNewOneWraps(t *testing.T) {
 	})
 }
 
+// A rotation at the very beginning of an outage: the grace counts from the last
+// answer about the old key, not from when its DEK was made.
+func TestRotationDuringAnOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault(t)
+		first, second := v.key("kek"), v.key("other")
+		p := start(t, setup{ring: v.current(first), options: kmsv2.Options{OutageGrace: time.Hour, Now: v.clock.Now}})
+		p.status()
+		v.clock.forward(10 * time.Hour)
+		pass(time.Minute)
+		v.outage(true)
+		must(t, p.ring.Reload(v.rotated(second, first)))
+		for range 5 {
+			if id := p.status(); id != v.id(first) {
+				t.Errorf("Status = %q", id)
+			}
+			pass(11 * time.Minute)
+		}
+		pass(10 * time.Minute)
+		_, err := p.Status(context.Background())
+		wantClass(t, err, envelope.ErrUnreachable)
+		v.outage(false)
+		pass(time.Minute)
+		if id := p.status(); id != v.id(second) {
+			t.Errorf("Status = %q after the outage", id)
+		}
+	})
+}
+
 // A forced configuration without the key in use: the new one takes over, and
 // nobody sees an error in between.
 func TestKeyDroppedByForce(t *testing.T) {

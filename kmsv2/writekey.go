@@ -3,6 +3,7 @@ package kmsv2
 import (
 	"context"
 	"sync"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
@@ -16,9 +17,28 @@ type writeKey struct {
 	aad    []byte // of KMS v2 under keyID
 	sealer *envelope.Sealer
 
+	// admitted is the generation of the ring at which it last admitted keyID: asked
+	// by every request, and changed by few.
+	admitted atomic.Uint64
+	// heldOver is set while another key is the ring's writer and cannot wrap.
+	heldOver atomic.Bool
+
 	mu       sync.Mutex
 	dek      savedDEK  // the DEK in use
 	verified time.Time // when the vault last wrapped or unwrapped it
+}
+
+// admittedBy reports whether the ring admits the key now.
+func (k *writeKey) admittedBy(r *rotation.Ring) bool {
+	generation := r.Generation() // before the question, so that a change in between shows
+	if generation == k.admitted.Load() {
+		return true
+	}
+	if !r.Admits(k.keyID) {
+		return false
+	}
+	k.admitted.Store(generation)
+	return true
 }
 
 // use notes the DEK that the sealer is about to use, at a time when the vault has
@@ -30,10 +50,11 @@ func (k *writeKey) use(header []byte, created, now time.Time) {
 	k.verified = now
 }
 
-func (k *writeKey) verify(now time.Time) {
+// verify notes that the vault answered for the key at that time.
+func (k *writeKey) verify(at time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
-	k.verified = now
+	k.verified = later(k.verified, at)
 }
 
 func (k *writeKey) lastVerified() time.Time {
