@@ -1,5 +1,7 @@
 package kektest
 
+//lint:file-ignore ST1005 Messages begin with the name of the method that they are about.
+
 import (
 	"context"
 	"errors"
