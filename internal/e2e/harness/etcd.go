@@ -6,7 +6,6 @@ import (
 	"encoding/base64"
 	"fmt"
 	"io/fs"
-	"net"
 	"os"
 	"path/filepath"
 	"testing"
@@ -126,15 +125,4 @@ func disguises(secret []byte) [][]byte {
 		forms = append(forms, []byte(text))
 	}
 	return forms
-}
-
-// freeAddress returns a loopback address that nobody listens on.
-func freeAddress(t testing.TB) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
