@@ -9,6 +9,7 @@ import (
 
 	"google.golang.org/grpc/codes"
 	"google.golang.org/grpc/status"
+	apierrors "k8s.io/apimachinery/pkg/api/errors"
 	kmsapi "k8s.io/kms/apis/v2"
 
 	"github.com/keyfold/keyfold/internal/e2e/harness"
@@ -35,7 +36,7 @@ func testExpired(t *testing.T, c *harness.Cluster) {
 	}()
 
 	c.Kill()
-	mark := c.KeyfoldLog().LogMark()
+	mark := c.KeyfoldProcess().LogMark()
 	took := c.Start(t)
 	o.ReadBack(t)
 	o.Add(t, 10)
@@ -43,7 +44,7 @@ func testExpired(t *testing.T, c *harness.Cluster) {
 	o.StoredUnder(t, c.Keyfold.KeyID(t, version))
 	var line string
 	harness.Eventually(t, 30*time.Second, "a loud warning is logged", func(context.Context) error {
-		if line = loud.FindString(c.KeyfoldLog().LogSince(mark)); line == "" {
+		if line = loud.FindString(c.KeyfoldProcess().LogSince(mark)); line == "" {
 			return errors.New("no warning names the expired key")
 		}
 		return nil
@@ -78,10 +79,21 @@ func testDisabled(t *testing.T, c *harness.Cluster) {
 		plugin.Start(t)
 	}
 	c.API.Start(t)
-	harness.Always(t, 15*time.Second, "after a cold start under a disabled key nothing is read", func(ctx context.Context) error {
-		if o.ReadOne(ctx) == nil {
-			return errors.New("a Secret was read")
+	notRead := func(ctx context.Context) error {
+		err := o.ReadOne(ctx)
+		if err == nil {
+			t.Fatal("a Secret was read after a cold start under a disabled key")
 		}
+		return err
+	}
+	harness.Eventually(t, time.Minute, "the API server answers that it cannot read", func(ctx context.Context) error {
+		if err := notRead(ctx); !apierrors.IsInternalError(err) {
+			return err // it does not serve yet
+		}
+		return nil
+	})
+	harness.Always(t, 10*time.Second, "it cannot read", func(ctx context.Context) error {
+		_ = notRead(ctx)
 		return nil
 	})
 
@@ -166,7 +178,7 @@ func testOutage(t *testing.T, c *harness.Cluster) {
 	harness.Always(t, outages[c.Keyfold.Name], "the KMS providers are healthy during the outage", c.API.Health)
 	report := load.Stop()
 	report.MustBeClean(t)
-	operations := c.Keyfold.Operations(t, c.KeyfoldLog().PID(), began)
+	operations := c.Keyfold.Operations(t, c.KeyfoldProcess().PID(), began)
 	if operations["wrapKey unreachable"] == 0 {
 		t.Errorf("Keyfold has not even noticed the outage: %v", operations)
 	}

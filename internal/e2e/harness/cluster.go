@@ -44,7 +44,7 @@ func NewCluster(t testing.TB, mode Mode, o Options) *Cluster {
 	if o.KeySpec == "" {
 		o.KeySpec = hsmsim.AES256
 	}
-	bins, dir, logDir := Build(t), shortDir(t), artifactDir(t)
+	bins, dir, logDir := Build(t), shortDir(t), t.ArtifactDir()
 	c := &Cluster{Keyfold: newKeyfold(t, bins, mode, o.KeySpec, dir, logDir)}
 	c.Provider = c.Keyfold.Provider()
 	providers := []Provider{c.Provider}
@@ -66,7 +66,7 @@ func NewCluster(t testing.TB, mode Mode, o Options) *Cluster {
 // NewPlugin prepares a plugin without an API server.
 func NewPlugin(t testing.TB) *Keyfold {
 	t.Helper()
-	return newKeyfold(t, Build(t), SocketV2, hsmsim.AES256, shortDir(t), artifactDir(t))
+	return newKeyfold(t, Build(t), SocketV2, hsmsim.AES256, shortDir(t), t.ArtifactDir())
 }
 
 // shortDir is a t.TempDir() with a short name: the path of a socket has at most
@@ -79,14 +79,6 @@ func shortDir(t testing.TB) string {
 	}
 	t.Cleanup(func() { os.RemoveAll(dir) })
 	return dir
-}
-
-// artifactDir is where the logs go: kept when the test runs with -artifacts.
-func artifactDir(t testing.TB) string {
-	if a, ok := t.(interface{ ArtifactDir() string }); ok {
-		return a.ArtifactDir()
-	}
-	return t.TempDir()
 }
 
 // Start starts Keyfold and the API server and waits until both are ready.
@@ -104,8 +96,8 @@ func (c *Cluster) Kill() {
 	c.Keyfold.Kill()
 }
 
-// KeyfoldLog returns the process that writes Keyfold's log.
-func (c *Cluster) KeyfoldLog() *Process {
+// KeyfoldProcess returns the process that Keyfold runs in.
+func (c *Cluster) KeyfoldProcess() *Process {
 	if c.Keyfold.Process != nil {
 		return c.Keyfold.Process
 	}

@@ -22,7 +22,7 @@ func StartPassThrough(t testing.TB, k *Keyfold) *PassThrough {
 	socket := filepath.Join(filepath.Dir(k.Socket), "passthrough.sock")
 	p := &PassThrough{
 		Provider: Provider{Name: "passthrough", API: "v1", Endpoint: "unix://" + socket},
-		Process: NewProcess(t, artifactDir(t), Command{Name: "passthrough", Path: Build(t).PassThrough, Args: []string{
+		Process: NewProcess(t, t.ArtifactDir(), Command{Name: "passthrough", Path: Build(t).PassThrough, Args: []string{
 			"-socket=" + socket, "-hsmsim-dir=" + k.hsmDir, "-key-name=" + keyName,
 		}}),
 	}

@@ -5,6 +5,8 @@
 //	passthrough -socket /run/kms.sock -hsmsim-dir /var/lib/hsmsim -key-name kek
 package main
 
+//lint:file-ignore SA1019 KMS v1 is deprecated; the wall that it has is what this plugin is for.
+
 import (
 	"context"
 	"encoding/json"
