@@ -111,6 +111,6 @@ func invalid(op, remedy, format string, args ...any) error {
 	return &envelope.Error{Class: envelope.ErrInvalid, Op: op, Err: fmt.Errorf(format, args...), Remedy: remedy}
 }
 
-func corrupt(op, keyID, format string, args ...any) error {
-	return &envelope.Error{Class: envelope.ErrCorrupt, Op: op, Key: keyID, Err: fmt.Errorf(format, args...)}
+func corrupt(op, format string, args ...any) error {
+	return &envelope.Error{Class: envelope.ErrCorrupt, Op: op, Err: fmt.Errorf(format, args...)}
 }

@@ -32,12 +32,15 @@ type keeper struct {
 	saveNext time.Time // no earlier save, after one that failed
 }
 
-// attempt is the last try to prepare a write key that failed.
+// attempt is the last try to prepare a write key.
 type attempt struct {
-	writer     rotation.Writer
+	at         time.Time // never two within minBackoff, unless the ring was reloaded
 	generation uint64
-	backoff    time.Duration
-	next       time.Time
+
+	// What follows is of one that failed.
+	writer  rotation.Writer
+	backoff time.Duration
+	next    time.Time
 }
 
 func newKeeper(s *Service) *keeper { return &keeper{Service: s} }
@@ -62,13 +65,16 @@ func (k *keeper) run(ctx context.Context) {
 
 // look does whatever is due.
 func (k *keeper) look(ctx context.Context) {
+	if k.closed.Load() {
+		return
+	}
 	k.dropRevoked()
 	writer := k.ring.Writer()
 	live := k.keys.Load().live
 	k.noteAnswers(live, writer)
 	switch {
 	case live.serves(writer):
-		k.attempt = attempt{}
+		k.attempt.backoff = 0
 		if k.ring.Health().State == rotation.Healthy {
 			// Renews a DEK that is due, without waiting, so that no request meets one.
 			if err := live.sealer.Prepare(ctx); err != nil {
@@ -101,10 +107,10 @@ func (k *keeper) noteAnswers(live *writeKey, writer rotation.Writer) {
 
 // pause is the time to the next look.
 func (k *keeper) pause() time.Duration {
-	if k.attempt.backoff != 0 {
-		return min(max(k.attempt.next.Sub(k.o.Now()), 0), keepInterval)
+	if k.keys.Load().live.serves(k.ring.Writer()) {
+		return keepInterval
 	}
-	return keepInterval
+	return min(max(k.attempt.next.Sub(k.o.Now()), minBackoff), maxBackoff)
 }
 
 // dropRevoked wipes the write keys once the ring does not admit the newest any
@@ -121,24 +127,33 @@ func (k *keeper) dropRevoked() {
 		k.waiting.fail(nil)
 	}
 	k.replaceKeys(func(writeKeys) writeKeys { return writeKeys{} })
-	k.attempt = attempt{}
+	k.attempt.backoff = 0
 }
 
+// due tells whether to try now: at once for a writer not yet tried, after a pause
+// for one that failed.
 func (k *keeper) due(writer rotation.Writer) bool {
-	a := k.attempt
-	return a.backoff == 0 || a.writer != writer || a.generation != k.ring.Generation() || !k.o.Now().Before(a.next)
+	a, now := k.attempt, k.o.Now()
+	switch {
+	case a.generation != k.ring.Generation():
+		return true
+	case now.Before(a.at.Add(minBackoff)):
+		// Whatever a KEK does to its key ids, it is not asked without pause.
+		return false
+	}
+	return a.backoff == 0 || a.writer != writer || !now.Before(a.next)
 }
 
+// tried notes how an attempt ended.
 func (k *keeper) tried(writer rotation.Writer, err error) {
-	if err == nil {
-		k.attempt = attempt{}
-		return
+	now := k.o.Now()
+	a := attempt{at: now, generation: k.ring.Generation()}
+	if err != nil {
+		a.writer = writer
+		a.backoff = min(max(2*k.attempt.backoff, minBackoff), maxBackoff)
+		a.next = now.Add(a.backoff)
 	}
-	backoff := min(max(2*k.attempt.backoff, minBackoff), maxBackoff)
-	k.attempt = attempt{
-		writer: writer, generation: k.ring.Generation(),
-		backoff: backoff, next: k.o.Now().Add(backoff),
-	}
+	k.attempt = a
 }
 
 // prepare gets a write key ready for the writer: the saved DEK if it is the writer's,
@@ -188,7 +203,7 @@ func (k *keeper) prepare(ctx context.Context, writer rotation.Writer) error {
 
 // wrapNew prepares a write key with a new DEK.
 func (k *keeper) wrapNew(ctx context.Context, writer rotation.Writer) error {
-	key, err := k.newWriteKey(writer, writer.KeyID)
+	key, err := k.newWriteKey(writer, "") // the wrap tells the id
 	if err != nil {
 		return err
 	}

@@ -37,7 +37,7 @@ type ListenOptions struct {
 // the API server's keys. That refuses /tmp as well, where anybody can take the name
 // while the plugin is down. And the kernel's word on who connects (SO_PEERCRED) is
 // checked for each connection; for an abstract socket it is the only guard, and
-// every process in the network namespace can try.
+// any process in the network namespace can try, or take the name while it is free.
 //
 // A socket that a killed process left behind is removed, once it is shown that it
 // is a socket, that it is ours or root's, and that nobody listens on it. Two

@@ -112,6 +112,27 @@ func TestSocketFolder(t *testing.T) {
 			t.Errorf("%s: %v", name, err)
 		}
 	}
+	for name, c := range map[string]struct {
+		mode os.FileMode // of the folder that the link is in
+		good bool
+	}{
+		"through a link that others can replace": {0o777, false},
+		"through a link":                         {0o755, true},
+	} {
+		folder, above := socketFolder(t), socketFolder(t)
+		must(t, os.Chmod(above, c.mode))
+		must(t, os.Symlink(folder, filepath.Join(above, "link2")))
+		must(t, os.Mkdir(filepath.Join(folder, "d"), 0o700))
+		straight := socketFolder(t)
+		must(t, os.Symlink(filepath.Join(above, "link2"), filepath.Join(straight, "link1")))
+		l, err := kmsv2.Listen("unix://"+filepath.Join(straight, "link1", "d", "s"), kmsv2.ListenOptions{})
+		if err == nil {
+			l.Close()
+		}
+		if good := err == nil; good != c.good {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
 	_, err := kmsv2.Listen("unix:///no/such/folder/s", kmsv2.ListenOptions{})
 	wantClass(t, err, envelope.ErrInvalid)
 }

@@ -114,7 +114,7 @@ func (s *Service) answered(d Domain, op Operation, uid string, start time.Time, 
 		return
 	}
 	attrs := []slog.Attr{
-		slog.String("operation", string(op)), slog.String("domain", string(d)), slog.String("uid", uid),
+		slog.String("operation", string(op)), slog.String("domain", string(d)), slog.String("uid", uid[:min(len(uid), 128)]),
 		slog.String("class", e.Class), slog.Duration("duration", e.Duration),
 	}
 	if *err != nil {

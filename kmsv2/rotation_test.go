@@ -2,6 +2,7 @@ package kmsv2_test
 
 import (
 	"context"
+	"fmt"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -10,6 +11,7 @@ import (
 	"k8s.io/kms/pkg/service"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/keyvault/hsmsim"
 	"github.com/keyfold/keyfold/kmsv2"
 	"github.com/keyfold/keyfold/rotation"
 )
@@ -132,6 +134,26 @@ func TestStaysOnTheOldKeyUntilTheNewOneWraps(t *testing.T) {
 		pass(time.Minute)
 		if id := p.status(); id != v.id(second) {
 			t.Errorf("Status = %q once the new key works", id)
+		}
+	})
+}
+
+// A KEK whose every wrap has another id gets a new write key now and then, and is not
+// wrapped with for ever.
+func TestKEKThatNeverRepeatsAKeyID(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault(t)
+		n := 0
+		kek := wandering{KEK: v.kek(v.key("kek")), id: func() string {
+			n++
+			return fmt.Sprintf("wandering-%d", n)
+		}}
+		p := start(t, setup{ring: rotation.Config{Current: rotation.Key{KEK: &kek}}})
+		p.status()
+		pass(time.Minute)
+		p.opens(p.encrypt("seed"), "seed")
+		if wraps := v.operations(hsmsim.OpWrapKey); wraps > 100 {
+			t.Errorf("%d wraps in a minute", wraps)
 		}
 	})
 }

@@ -277,8 +277,6 @@ func TestFactory(t *testing.T) {
 	svc, err := factory(ctx, "unix:///unused", "ours", 3*time.Second)
 	must(t, err)
 	cancel()
-	svc, err = factory(context.Background(), "unix:///unused", "ours", 3*time.Second)
-	must(t, err)
 	s, err := svc.Status(context.Background())
 	must(t, err)
 	e, err := svc.Encrypt(context.Background(), "", []byte("seed"))

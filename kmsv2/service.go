@@ -102,7 +102,7 @@ func (s *Service) Run(ctx context.Context) error {
 
 // Close drops the keys from memory. Later requests fail. It does not end Run.
 func (s *Service) Close() {
-	s.closed.Store(true)
+	s.closed.Store(true) // from here on Run cannot bring a key back
 	s.waiting.fail(errServiceClosed)
 	s.replaceKeys(func(writeKeys) writeKeys { return writeKeys{} })
 	s.cache.Purge()

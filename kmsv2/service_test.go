@@ -186,10 +186,16 @@ func TestUID(t *testing.T) {
 	if !strings.Contains(p.log.String(), "uid-0123") {
 		t.Error("the log does not name the request's uid")
 	}
+	// An id that could not stand in a header is not passed on.
+	_, err = start(t, setup{ring: v.current(ref)}).Decrypt(context.Background(), "a\r\nb: c", request(r))
+	must(t, err)
 	found := false
 	for e, err := range hsmsim.ReadLog(v.dir) {
 		must(t, err)
 		found = found || e.RequestID == "uid-0123"
+		if strings.ContainsAny(e.RequestID, "\r\n") {
+			t.Errorf("the vault was told the uid %q", e.RequestID)
+		}
 	}
 	if !found {
 		t.Error("the vault was not told the request's uid")
@@ -310,6 +316,24 @@ func TestRunOnceAndClose(t *testing.T) {
 		}
 		wantClass(t, err, envelope.ErrUnreachable)
 	}
+}
+
+// Close holds even if Run goes on.
+func TestCloseWhileRunning(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault(t)
+		first, next := v.key("kek"), v.key("kek")
+		p := start(t, setup{ring: v.current(first)})
+		p.status()
+		p.Close()
+		must(t, p.ring.Reload(v.rotated(next, first)))
+		pass(time.Minute)
+		_, err := p.Status(context.Background())
+		wantClass(t, err, envelope.ErrUnreachable)
+		if s := p.Snapshot(); s.KeyID != "" || s.DEK != nil {
+			t.Errorf("a key %q after Close", s.KeyID)
+		}
+	})
 }
 
 func second[T any](_ T, err error) error { return err }

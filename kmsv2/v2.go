@@ -3,6 +3,7 @@ package kmsv2
 import (
 	"context"
 	"slices"
+	"strings"
 
 	"k8s.io/kms/pkg/service"
 
@@ -62,10 +63,17 @@ func (s *Service) Decrypt(ctx context.Context, uid string, req *service.DecryptR
 	if err := s.mayOpen(); err != nil {
 		return nil, err
 	}
-	if uid != "" {
+	if passable(uid) {
 		ctx = envelope.WithRequestID(ctx, uid)
 	}
 	return s.open.OpenDetached(ctx, header, req.Ciphertext, aadV2(req.KeyID))
+}
+
+// passable reports whether a uid may go on to a vault, which may be in the header of
+// an HTTP request, and into its logs. An API server's is a UUID.
+func passable(uid string) bool {
+	printable := func(c rune) bool { return '!' <= c && c <= '~' }
+	return uid != "" && len(uid) <= 128 && strings.TrimFunc(uid, printable) == ""
 }
 
 // checkDecrypt returns the header of a request that could be one of ours.
@@ -75,29 +83,29 @@ func checkDecrypt(req *service.DecryptRequest) ([]byte, error) {
 	case req == nil:
 		return nil, invalid(op, "send a request", "the request is empty")
 	case req.KeyID == "" || len(req.KeyID) > envelope.MaxKeyIDSize:
-		return nil, corrupt(op, "", "a key id of %d bytes", len(req.KeyID))
+		return nil, corrupt(op, "a key id of %d bytes", len(req.KeyID))
 	case len(req.Ciphertext) == 0 || len(req.Ciphertext) > maxCiphertext:
-		return nil, corrupt(op, req.KeyID, "a ciphertext of %d bytes", len(req.Ciphertext))
+		return nil, corrupt(op, "a ciphertext of %d bytes", len(req.Ciphertext))
 	}
 	header, ok := req.Annotations[AnnotationHeader]
 	switch {
 	case !ok:
-		return nil, corrupt(op, req.KeyID, "no annotation %s: this was written by another KMS plugin", AnnotationHeader)
+		return nil, corrupt(op, "no annotation %s: this was written by another KMS plugin", AnnotationHeader)
 	case len(req.Annotations) != 1:
 		// We write this one alone. Whatever else stands there is not authenticated and
 		// must not look as if it were.
-		return nil, corrupt(op, req.KeyID, "%d annotations beside %s", len(req.Annotations)-1, AnnotationHeader)
+		return nil, corrupt(op, "%d annotations beside %s", len(req.Annotations)-1, AnnotationHeader)
 	}
 	h, size, err := envelope.Inspect(header)
 	if err != nil {
 		return nil, err
 	}
 	if size != len(header) {
-		return nil, corrupt(op, req.KeyID, "%d bytes after the header", len(header)-size)
+		return nil, corrupt(op, "%d bytes after the header", len(header)-size)
 	}
 	// Rule 11: never try a key that the request does not name.
 	if !slices.ContainsFunc(h.Wraps, func(w envelope.WrappedKey) bool { return w.KeyID == req.KeyID }) {
-		return nil, corrupt(op, req.KeyID, "the header names other keys than this")
+		return nil, corrupt(op, "the header names other keys than %.80q", req.KeyID)
 	}
 	return header, nil
 }

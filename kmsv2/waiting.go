@@ -65,7 +65,10 @@ func (s *Service) await(ctx context.Context) (*writeKeys, error) {
 		if keys := s.keys.Load(); keys.live != nil {
 			return keys, nil
 		}
-		if s.closed.Load() || err != nil && !mayPass(err) {
+		if s.closed.Load() {
+			return nil, errServiceClosed
+		}
+		if err != nil && !mayPass(err) {
 			return nil, err
 		}
 		select {

@@ -104,9 +104,13 @@ func (s *Service) replaceKeys(next func(old writeKeys) writeKeys) {
 	}
 }
 
-// promote makes k the newest write key.
+// promote makes k the newest write key, or drops it if the service is closed.
 func (s *Service) promote(k *writeKey) {
 	s.replaceKeys(func(old writeKeys) writeKeys {
+		if s.closed.Load() {
+			k.sealer.Close()
+			return writeKeys{}
+		}
 		next := writeKeys{live: k, reported: old.reported}
 		// A new DEK under the reported id is not a change that Status has to announce.
 		if old.reported != nil && old.reported.keyID == k.keyID {
