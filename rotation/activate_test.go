@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -65,4 +66,34 @@ func TestActivateAtWithoutRun(t *testing.T) {
 	if w := mustWrap(t, r); w.KeyID != keyID("a", "2", 0) {
 		t.Fatalf("wrapped under %s", w.KeyID)
 	}
+}
+
+// A clock that is set forward brings the change over forward, and Run announces it;
+// one that is set back does not bring the key before back, whose id has been
+// replaced by then.
+func TestActivateAtWhenTheClockIsSet(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault()
+		var skew atomic.Int64
+		now := func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }
+		cfg := two(v.key("a", "2"), v.key("a", "1"))
+		cfg.ActivateAt = now().Add(time.Hour)
+		r := newRing(t, cfg, rotation.Options{Now: now})
+		start(t, r)
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		changed := r.Changed()
+		skew.Store(int64(2 * time.Hour))
+		time.Sleep(15 * time.Second)
+		synctest.Wait()
+		select {
+		case <-changed:
+		default:
+			t.Error("Changed did not tell of the new writer")
+		}
+		skew.Store(0)
+		if w := mustWrap(t, r); w.KeyID != keyID("a", "2", 0) || r.Writer().Role != rotation.RoleCurrent {
+			t.Errorf("wrapped under %s after the clock was set back", w.KeyID)
+		}
+	})
 }

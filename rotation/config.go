@@ -5,6 +5,7 @@ import (
 	"fmt"
 	"log/slog"
 	"reflect"
+	"sync/atomic"
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
@@ -78,28 +79,28 @@ func (o Options) withDefaults() (Options, error) {
 	return o, nil
 }
 
-// layout is one validated configuration. It never changes; a reload makes another.
+// layout is one validated configuration. It never changes, but for current taking
+// over once; a reload makes another.
 type layout struct {
 	current, previous *member // previous may be nil
 	members           []*member
 	activateAt        time.Time
+	activated         atomic.Bool   // current has taken over
 	superseded        chan struct{} // closed when a reload has replaced this layout
 }
 
-// writer returns the member that wraps at now.
+// writer returns the member that wraps at now. Once that was current it stays so,
+// even if the clock is set back: the id of previous would return after another had
+// taken its place (KMS v2 contract: a key_id does not flip back).
 func (l *layout) writer(now time.Time) *member {
+	if l.activated.Load() {
+		return l.current
+	}
 	if now.Before(l.activateAt) {
 		return l.previous
 	}
+	l.activated.Store(true)
 	return l.current
-}
-
-// pending returns the member that will wrap later, or nil.
-func (l *layout) pending(now time.Time) *member {
-	if now.Before(l.activateAt) {
-		return l.current
-	}
-	return nil
 }
 
 func (l *layout) has(m *member) bool {

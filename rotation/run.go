@@ -24,20 +24,23 @@ func (r *Ring) Run(ctx context.Context) error {
 
 // watchWriter probes the writer, at once after a reload or a change of writer.
 func (r *Ring) watchWriter(ctx context.Context) {
+	var waiting *layout // that in which current did not write yet at the last look
 	for ctx.Err() == nil {
 		l := r.layout.Load()
 		m := l.writer(r.o.Now())
+		if m != l.current {
+			waiting = l
+		} else if waiting == l {
+			r.activated(l)
+			waiting = nil
+		}
 		before := m.health.Load()
 		r.probe(ctx, m)
-		delay, activation := r.pace(before, m.health.Load()), false
+		delay := r.pace(before, m.health.Load())
 		if m != l.current {
-			if left := l.activateAt.Sub(r.o.Now()); left < delay {
-				delay, activation = max(left, 0), true
-			}
+			delay = min(delay, max(l.activateAt.Sub(r.o.Now()), 0))
 		}
-		if l.wait(ctx, delay) && activation {
-			r.activated(l)
-		}
+		l.wait(ctx, delay)
 	}
 }
 
@@ -69,9 +72,9 @@ func (r *Ring) watchOthers(ctx context.Context) {
 		l := r.layout.Load()
 		r.readAttributes(ctx)
 		for read := r.o.Now(); ctx.Err() == nil && r.o.Now().Sub(read) < attributeInterval; {
-			now := r.o.Now()
+			writer := l.writer(r.o.Now())
 			for _, m := range l.members {
-				if m != l.writer(now) && (m == l.pending(now) || m.health.Load().State == Revoked) {
+				if m != writer && (m == l.current || m.health.Load().State == Revoked) {
 					r.probe(ctx, m)
 				}
 			}
