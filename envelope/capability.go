@@ -28,6 +28,13 @@ type Identifier interface {
 	KeyID() string
 }
 
+// FamilyIdentifier is the optional capability to tell the [KeyID.Family] of every
+// wrap of the key, without a network call. It is what a KEK that is not pinned can
+// tell of its ids beforehand.
+type FamilyIdentifier interface {
+	KeyFamily() string
+}
+
 // Describer is the optional capability to describe the version that Wrap uses
 // now, as an attribute read that uses no key.
 type Describer interface {

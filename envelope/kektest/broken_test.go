@@ -270,6 +270,7 @@ func brokenKEKs() []broken {
 			v.rotate()
 			return misnamed{k, v.versions[1].id.String()}
 		}},
+		{"family", "another family", func(v *vault) envelope.KEK { return misfiled{memKEK{vault: v}} }},
 		{"describer", "the oldest version", func(v *vault) envelope.KEK {
 			v.rotate()
 			return faulty{memKEK: memKEK{vault: v}, describe: func(envelope.KeyInfo) envelope.KeyInfo { return v.versions[0].info() }}
@@ -321,3 +322,8 @@ type misnamed struct {
 }
 
 func (m misnamed) KeyID() string { return m.id }
+
+// misfiled tells a family that is not that of its wraps.
+type misfiled struct{ memKEK }
+
+func (misfiled) KeyFamily() string { return envelope.Family("memory", "test", "another") }

@@ -18,6 +18,7 @@ func capabilityChecks() []check {
 	prober := capability[envelope.Prober]("Prober")
 	return []check{
 		{name: "identifier", needs: []need{capability[envelope.Identifier]("Identifier")}, run: checkIdentifier},
+		{name: "family", needs: []need{capability[envelope.FamilyIdentifier]("FamilyIdentifier")}, run: checkFamily},
 		{name: "describer", needs: []need{capability[envelope.Describer]("Describer")}, run: checkDescriber},
 		{name: "versions", needs: []need{capability[envelope.VersionLister]("VersionLister")}, run: checkVersions},
 		{name: "pinner", needs: []need{capability[envelope.Pinner]("Pinner")}, run: checkPinner},
@@ -51,6 +52,24 @@ func checkIdentifier(ctx context.Context, s Subject) error {
 	return withoutCall(s, "KeyID", func() error {
 		if got := id.KeyID(); got != w.KeyID {
 			return fmt.Errorf("KeyID tells %q, Wrap writes %q", got, w.KeyID)
+		}
+		return nil
+	})
+}
+
+func checkFamily(ctx context.Context, s Subject) error {
+	f, _ := envelope.As[envelope.FamilyIdentifier](s.KEK)
+	_, w, err := wrap(ctx, s.KEK)
+	if err != nil {
+		return err
+	}
+	id, err := envelope.ParseKeyID(w.KeyID)
+	if err != nil {
+		return fmt.Errorf("KeyFamily is there, but Wrap writes %q", w.KeyID)
+	}
+	return withoutCall(s, "KeyFamily", func() error {
+		if got := f.KeyFamily(); got != id.Family {
+			return fmt.Errorf("KeyFamily tells %q, Wrap writes %q", got, w.KeyID)
 		}
 		return nil
 	})

@@ -33,7 +33,7 @@
 //	disabled, expired,
 //	not-yet-valid, deleted,
 //	forbidden, throttled, outage  reports the wrong class, or does not recover
-//	identifier, describer,
+//	identifier, family, describer,
 //	versions, pinner, prober      describes another key than it wraps under
 //	prober-outage,
 //	prober-disabled               reports a key as usable that is not

@@ -54,6 +54,7 @@ func TestSkipped(t *testing.T) {
 				"throttled":                  "hook Throttle",
 				"outage":                     "hook Outage",
 				"identifier":                 "capability envelope.Identifier",
+				"family":                     "capability envelope.FamilyIdentifier",
 				"describer":                  "capability envelope.Describer",
 				"versions":                   "capability envelope.VersionLister",
 				"pinner":                     "capability envelope.Pinner",

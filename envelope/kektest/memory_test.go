@@ -141,6 +141,8 @@ func (k memKEK) Unwrap(ctx context.Context, w envelope.WrappedKey) (dek []byte, 
 	return dek, err
 }
 
+func (k memKEK) KeyFamily() string { return k.family }
+
 func (k memKEK) Describe(ctx context.Context) (info envelope.KeyInfo, err error) {
 	err = k.call(ctx, false, func() error {
 		mv, err := k.version(k.pinned)

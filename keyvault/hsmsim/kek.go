@@ -33,9 +33,9 @@ const maxDEKSize = 190
 // and wraps under ref.Version, or under the latest version if that is empty. It
 // does not look whether the key exists, as a client of a remote vault would not.
 //
-// The KEK has the capabilities [envelope.Describer], [envelope.VersionLister],
-// [envelope.Pinner] and [envelope.Prober] and, if a version is given,
-// [envelope.Identifier]. Wrap and Unwrap need the permissions wrapKey and
+// The KEK has the capabilities [envelope.FamilyIdentifier], [envelope.Describer],
+// [envelope.VersionLister], [envelope.Pinner] and [envelope.Prober] and, if a version
+// is given, [envelope.Identifier]. Wrap and Unwrap need the permissions wrapKey and
 // unwrapKey, Describe and Probe need get, Versions needs list. A DEK has 1 to 190
 // bytes.
 func (h *HSM) KEK(ref Ref) (envelope.KEK, error) {
@@ -63,6 +63,7 @@ type pinned struct{ kek }
 
 type capabilities interface {
 	envelope.KEK
+	envelope.FamilyIdentifier
 	envelope.Describer
 	envelope.VersionLister
 	envelope.Pinner
@@ -77,6 +78,9 @@ var (
 
 // KeyID returns the id that Wrap writes.
 func (p *pinned) KeyID() string { return p.hsm.keyID(p.name, p.version) }
+
+// KeyFamily returns the family of the ids of every version.
+func (k *kek) KeyFamily() string { return k.family }
 
 // Pin returns the KEK of one version.
 func (k *kek) Pin(version string) (envelope.KEK, error) {
