@@ -88,6 +88,8 @@ func keyID(name, version string, epoch uint32) string {
 
 func (k pinned) KeyID() string { return keyID(k.name, k.version, 0) }
 
+func (k versionless) KeyFamily() string { return familyOf(k.name) }
+
 func (k versionless) Pin(version string) (envelope.KEK, error) {
 	return k.vault.key(k.name, version), nil
 }

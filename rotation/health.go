@@ -17,8 +17,8 @@ const (
 	Unknown State = iota
 	// Healthy: the key wraps and unwraps.
 	Healthy
-	// Expired: the key unwraps and wraps nothing new (past its expiry, or before
-	// its not-before date).
+	// Expired: the key wraps nothing new (past its expiry, or before its not-before
+	// date) and unwraps, as far as this process has had anything to unwrap.
 	Expired
 	// Unavailable: the key cannot be used now, which says nothing final about it:
 	// unreachable, throttled, not authenticated, or a refusal not yet confirmed.

@@ -99,6 +99,34 @@ func TestHealth(t *testing.T) {
 	}
 }
 
+// Started under an expired key, a ring has never wrapped: what it opens tells it
+// later whether the key still reads. What does not open tells it nothing.
+func TestExpiredFromTheStart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault()
+		r := newRing(t, two(v.key("a", "2"), v.key("a", "1")), rotation.Options{})
+		own, other := mustWrap(t, v.key("a", "2")), mustWrap(t, v.key("a", "1"))
+		v.set(func(v *vault) { v.wrap["2"] = envelope.ErrExpired })
+		wantState(t, r.Probe(t.Context()), rotation.Expired)
+
+		mustUnwrap(t, r, other)
+		forged := own
+		forged.Blob = []byte("forged")
+		_, err := r.Unwrap(t.Context(), forged)
+		wantClass(t, err, envelope.ErrCorrupt)
+		v.set(func(v *vault) { v.unwrap["1"] = envelope.ErrDisabled })
+		wantState(t, r.Probe(t.Context()), rotation.Expired)
+
+		mustUnwrap(t, r, own)
+		clear(own.Blob) // it is the caller's
+		wantState(t, r.Probe(t.Context()), rotation.Expired)
+		v.set(func(v *vault) { v.unwrap["2"] = envelope.ErrDisabled })
+		wantState(t, r.Probe(t.Context()), rotation.Unavailable)
+		time.Sleep(3 * time.Second)
+		wantState(t, r.Probe(t.Context()), rotation.Revoked)
+	})
+}
+
 // A revoked version is refused here, under any epoch and in any role; other versions
 // of the same key are left to the vault.
 func TestRevokedIsRefusedLocally(t *testing.T) {

@@ -1,10 +1,6 @@
 package rotation
 
-import (
-	"strings"
-
-	"github.com/keyfold/keyfold/envelope"
-)
+import "github.com/keyfold/keyfold/envelope"
 
 // identity is what is known of the ids that a member writes. It grows: from the
 // configuration alone, from a wrap, or from an unwrap that worked.
@@ -16,12 +12,22 @@ type identity struct {
 	wrap    envelope.KEK   // what wraps: the configured KEK, or that pinned to the adopted version
 }
 
-// identify is the identity of what writes id.
+// identify is the identity of what writes id, or of what tells no id if that is "".
 func identify(id string, wrap envelope.KEK) identity {
+	if _, ok := envelope.As[*Ring](wrap); ok {
+		// A ring inside a ring keeps epochs itself and reads more keys than it writes:
+		// its ids are left exactly as they are, and it is asked about any.
+		return identity{id: id, foreign: true, wrap: wrap}
+	}
+	if id == "" {
+		i := identity{wrap: wrap}
+		if f, ok := envelope.As[envelope.FamilyIdentifier](wrap); ok {
+			i.family = f.KeyFamily()
+		}
+		return i
+	}
 	key, err := envelope.ParseKeyID(id)
 	if err != nil || key.Epoch != 0 {
-		// An epoch in a back end's own id means that it keeps epochs itself (a ring
-		// inside a ring); its ids are left exactly as they are.
 		return identity{id: id, foreign: true, wrap: wrap}
 	}
 	return identity{id: id, key: key, family: key.Family, wrap: wrap}
@@ -33,25 +39,6 @@ func configuredID(kek envelope.KEK) string {
 		return i.KeyID()
 	}
 	return ""
-}
-
-// configuredFamily finds the family of a KEK that is not pinned to a version. Its
-// version is unknown, but its name is not: the id of any pinned version tells it,
-// and pinning makes no network call.
-func configuredFamily(kek envelope.KEK) string {
-	p, ok := envelope.As[envelope.Pinner](kek)
-	if !ok {
-		return ""
-	}
-	pinned, err := p.Pin(strings.Repeat("0", 32))
-	if err != nil {
-		return ""
-	}
-	key, err := envelope.ParseKeyID(configuredID(pinned))
-	if err != nil {
-		return ""
-	}
-	return key.Family
 }
 
 // base strips the epoch from an id of this member.
@@ -102,6 +89,9 @@ func (m *member) wrote(id string) (full string, learned bool, err error) {
 		if ident.foreign && m.epoch != 0 {
 			return "", false, epochRefused(m.role, id)
 		}
+		if old.foreign && old.id != "" {
+			m.rememberOpaque(old.id)
+		}
 		m.identity.CompareAndSwap(old, &ident)
 	}
 	return ident.withEpoch(m.epoch), old.id != id, nil
@@ -119,6 +109,11 @@ func (m *member) opened(id string) {
 		m.identity.CompareAndSwap(ident, &grown)
 		return
 	}
+	m.rememberOpaque(id)
+}
+
+// rememberOpaque notes an id as one of this member's, which its form does not tell.
+func (m *member) rememberOpaque(id string) {
 	m.opaqueMu.Lock()
 	defer m.opaqueMu.Unlock()
 	if m.opaque == nil {
@@ -144,12 +139,13 @@ func (m *member) described(info envelope.KeyInfo) {
 }
 
 // maxOpaqueIDs bounds how many ids of a back end whose ids are not
-// FAMILY/VERSION a member remembers having opened. Ids beyond it still open; they
-// are not admitted to a cache.
+// FAMILY/VERSION a member remembers having written or opened. Ids beyond it still
+// open; they are not admitted to a cache.
 const maxOpaqueIDs = 64
 
-// hasOpened reports whether m has unwrapped this id, which is not FAMILY/VERSION.
-func (m *member) hasOpened(id string) bool {
+// remembers reports whether m has written or opened this id, which is not
+// FAMILY/VERSION.
+func (m *member) remembers(id string) bool {
 	m.opaqueMu.Lock()
 	defer m.opaqueMu.Unlock()
 	return m.opaque[id]

@@ -96,6 +96,15 @@ func TestBackEndWithIDsOfItsOwn(t *testing.T) {
 			t.Error("not admitted after it opened")
 		}
 	})
+	t.Run("a key that moves on", func(t *testing.T) {
+		k := &own{id: "corp-kek-7"}
+		r := newRing(t, one(k), rotation.Options{})
+		w := mustWrap(t, r)
+		k.id = "corp-kek-8"
+		if now := mustWrap(t, r); !r.Admits(now.KeyID) || !r.Admits(w.KeyID) {
+			t.Error("an id that it wrote is not admitted")
+		}
+	})
 	t.Run("an epoch", func(t *testing.T) {
 		r := newRing(t, rotation.Config{Current: rotation.Key{KEK: &own{id: "x"}, Epoch: 1}}, rotation.Options{})
 		_, err := r.Wrap(t.Context(), dek)
@@ -171,4 +180,14 @@ func TestRingInARing(t *testing.T) {
 		t.Fatalf("wrapped under %q", w.KeyID)
 	}
 	mustUnwrap(t, outer, w)
+
+	// It reads more keys than the one it writes with, epoch or not.
+	inner = newRing(t, two(v.key("b", "1"), v.key("a", "1")), rotation.Options{})
+	outer = newRing(t, one(inner), rotation.Options{})
+	old := mustWrap(t, v.key("a", "1"))
+	mustUnwrap(t, outer, mustWrap(t, outer))
+	mustUnwrap(t, outer, old)
+	if !outer.Admits(old.KeyID) {
+		t.Error("not admitted after it opened")
+	}
 }

@@ -33,7 +33,7 @@ type member struct {
 	lastWrap, lastUnwrap atomic.Int64 // Unix nanoseconds; zero: never
 
 	opaqueMu sync.Mutex
-	opaque   map[string]bool // foreign ids that this member has opened
+	opaque   map[string]bool // foreign ids that this member has written or opened
 
 	probing chan struct{} // holds one token while a probe runs, so that results are applied in order
 	canary  atomic.Pointer[canary]
@@ -43,12 +43,7 @@ func newMember(role Role, k Key) (*member, error) {
 	m := &member{role: role, kek: k.KEK, epoch: k.Epoch, probing: make(chan struct{}, 1)}
 	m.health.Store(&record{})
 	m.attrs.Store(&attributes{})
-	ident := identity{wrap: k.KEK}
-	if id := configuredID(k.KEK); id != "" {
-		ident = identify(id, k.KEK)
-	} else {
-		ident.family = configuredFamily(k.KEK)
-	}
+	ident := identify(configuredID(k.KEK), k.KEK)
 	if ident.foreign && k.Epoch != 0 {
 		return nil, epochRefused(role, ident.id)
 	}
@@ -75,13 +70,17 @@ func canCompare(k envelope.KEK) bool { return reflect.ValueOf(k).Comparable() }
 
 // inherit takes over what was known about the same key in the configuration
 // before. The records are copied, not shared: a probe of the old configuration
-// that ends late must not speak for the new one.
-func (m *member) inherit(old *member) {
+// that ends late must not speak for the new one. A refusal that waits for its
+// confirmation goes on waiting if m is probed on, or reloads would put a revocation
+// off; otherwise it would be confirmed by an answer of another day.
+func (m *member) inherit(old *member, probedOn bool) {
 	if sameKEK(m.kek, old.kek) {
 		m.identity.Store(old.identity.Load())
 	}
 	rec := *old.health.Load()
-	rec.refused, rec.forbidden = time.Time{}, time.Time{}
+	if !probedOn {
+		rec.refused, rec.forbidden = time.Time{}, time.Time{}
+	}
 	m.health.Store(&rec)
 	m.attrs.Store(old.attrs.Load())
 	m.canary.Store(old.canary.Load())
@@ -90,7 +89,7 @@ func (m *member) inherit(old *member) {
 	old.opaqueMu.Lock()
 	defer old.opaqueMu.Unlock()
 	for id := range old.opaque {
-		m.opened(id)
+		m.rememberOpaque(id)
 	}
 }
 

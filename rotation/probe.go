@@ -1,6 +1,7 @@
 package rotation
 
 import (
+	"bytes"
 	"context"
 	"crypto/hmac"
 	"crypto/rand"
@@ -12,12 +13,23 @@ import (
 	"github.com/keyfold/keyfold/envelope"
 )
 
-// canary is a random DEK wrapped by an earlier probe: what is unwrapped to see
-// whether a key that no longer wraps still reads. It protects nothing; only its
-// digest is kept all the same.
+// canary is a wrap that is known to open: what is unwrapped to see whether a key
+// that no longer wraps still reads. Of its DEK only the digest is kept.
 type canary struct {
 	wrapped envelope.WrappedKey
 	digest  [sha256.Size]byte
+}
+
+// keepCanary makes a wrap that m has just opened its canary if there is none yet. So
+// has a ring one that was started under an expired key, where no probe can make one.
+// The wrap comes from stored data, but since it opened, that it opens no more can
+// only be the key's doing.
+func (m *member) keepCanary(w envelope.WrappedKey, dek []byte) {
+	if m.canary.Load() != nil || !m.writes(w.KeyID) {
+		return
+	}
+	w.Blob = bytes.Clone(w.Blob)
+	m.canary.CompareAndSwap(nil, &canary{wrapped: w, digest: sha256.Sum256(dek)})
 }
 
 // Health returns what is known of the writer, from memory.
@@ -26,8 +38,8 @@ func (r *Ring) Health() Health {
 }
 
 // Probe checks the writer now, within Options.ProbeTimeout: it wraps a random
-// canary and unwraps it again. A key that is past its expiry is asked to unwrap the
-// canary of an earlier probe instead. Probe returns the writer's health after that;
+// canary and unwraps it again. A key that is past its expiry is asked instead to
+// unwrap what it is known to have opened before. Probe returns the writer's health after that;
 // when ctx ends first, the health as it was.
 //
 // One probe runs at a time for each key.

@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"time"
 
 	"github.com/keyfold/keyfold/envelope"
 	"github.com/keyfold/keyfold/rotation"
@@ -166,6 +167,44 @@ func TestReloadKeepsHistory(t *testing.T) {
 	if after.Role != rotation.RolePrevious || after.LastWrap != before.LastWrap || after.Health != before.Health {
 		t.Errorf("before %+v, after %+v", before, after)
 	}
+}
+
+// However often it is reloaded, a ring notices within the bound that its key was
+// taken away.
+func TestReloadsDoNotPutARevocationOff(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault()
+		r := newRing(t, one(v.key("a", "1")), rotation.Options{})
+		start(t, r)
+		time.Sleep(time.Minute)
+		v.refuse("1", envelope.ErrForbidden)
+		for end := time.Now().Add(r.RevocationBound()); time.Now().Before(end); time.Sleep(10 * time.Second) {
+			if err := r.Reload(one(v.key("a", "1"))); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantState(t, r.Health(), rotation.Revoked)
+	})
+}
+
+// A refusal of the time before a key ceased to write confirms nothing once it writes
+// again.
+func TestRefusalIsForgottenWithTheRole(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault()
+		a, b := v.key("a", "1"), v.key("b", "1")
+		r := newRing(t, one(a), rotation.Options{})
+		r.Probe(t.Context())
+		v.refuse("1", envelope.ErrDisabled)
+		wantState(t, r.Probe(t.Context()), rotation.Unavailable)
+		for _, cfg := range []rotation.Config{two(b, a), two(a, b)} {
+			time.Sleep(time.Hour)
+			if err := r.Reload(cfg); err != nil {
+				t.Fatal(err)
+			}
+		}
+		wantState(t, r.Probe(t.Context()), rotation.Unavailable)
+	})
 }
 
 // A probe of the old configuration that ends late neither heals nor condemns the

@@ -54,7 +54,8 @@ func New(cfg Config, o Options) (*Ring, error) {
 // read, unless cfg.Force is set. That catches the slip, not every mistake: what
 // other processes use, or this one used before it started, it cannot know. A KEK
 // that tells its name neither as an [envelope.Identifier] nor as an
-// [envelope.Pinner] counts as reading the old key only if it is the same value.
+// [envelope.FamilyIdentifier] counts as reading the old key only if it is the same
+// value.
 func (r *Ring) Reload(cfg Config) error {
 	next, err := newLayout(cfg)
 	if err != nil {
@@ -62,11 +63,11 @@ func (r *Ring) Reload(cfg Config) error {
 	}
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	old := r.layout.Load()
+	old, now := r.layout.Load(), r.o.Now()
 	for _, m := range next.members {
 		for _, o := range old.members {
 			if m.same(o) {
-				m.inherit(o)
+				m.inherit(o, m == next.writer(now) && o == old.writer(now))
 				break
 			}
 		}

@@ -13,8 +13,8 @@ import (
 // only if the id can be its own: nothing that stands in stored data is ever dialled.
 //
 // It answers [envelope.ErrUnknownKey], without a network call, for any other key,
-// and [envelope.ErrRevoked] for a version that the ring knows to be revoked. What
-// it meets never changes the ring's health: stored data must not be able to.
+// and [envelope.ErrRevoked] for a version that the ring knows to be revoked. No
+// failure that it meets changes the ring's health: stored data must not be able to.
 func (r *Ring) Unwrap(ctx context.Context, w envelope.WrappedKey) ([]byte, error) {
 	l := r.layout.Load()
 	if m := l.revoked(w.KeyID); m != nil {
@@ -32,6 +32,7 @@ func (r *Ring) Unwrap(ctx context.Context, w envelope.WrappedKey) ([]byte, error
 			return nil, err
 		}
 		m.opened(own.KeyID)
+		m.keepCanary(own, dek)
 		m.lastUnwrap.Store(r.o.Now().UnixNano())
 		return dek, nil
 	}
@@ -97,7 +98,7 @@ func (r *Ring) Admits(keyID string) bool {
 	key, err := envelope.ParseKeyID(keyID)
 	for _, m := range l.members {
 		ident := m.identity.Load()
-		if m.writes(keyID) || (err == nil && ident.family != "" && ident.family == key.Family) || m.hasOpened(keyID) {
+		if m.writes(keyID) || (err == nil && ident.family != "" && ident.family == key.Family) || m.remembers(keyID) {
 			return true
 		}
 	}
