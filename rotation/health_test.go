@@ -1,6 +1,7 @@
 package rotation_test
 
 import (
+	"context"
 	"errors"
 	"testing"
 	"testing/synctest"
@@ -219,6 +220,43 @@ func TestRevocationBound(t *testing.T) {
 			})
 		}
 	}
+}
+
+// slow answers after the key was looked at, as late as a probe still accepts it.
+type slow struct{ envelope.KEK }
+
+const answerTime = 4490 * time.Millisecond
+
+func (k slow) Unwrap(ctx context.Context, w envelope.WrappedKey) ([]byte, error) {
+	dek, err := k.KEK.Unwrap(ctx, w)
+	time.Sleep(answerTime)
+	return dek, err
+}
+
+func (k slow) Wrap(ctx context.Context, dek []byte) (envelope.WrappedKey, error) {
+	w, err := k.KEK.Wrap(ctx, dek)
+	if err != nil {
+		time.Sleep(answerTime)
+	}
+	return w, err
+}
+
+// The bound counts from the vault's view of the key, not from its answer.
+func TestRevocationBoundWithASlowVault(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault()
+		r := newRing(t, one(slow{v.key("a", "1")}), rotation.Options{})
+		start(t, r)
+		for i := range 80 {
+			time.Sleep(time.Minute + time.Duration(i)*250*time.Millisecond)
+			wantState(t, r.Health(), rotation.Healthy)
+			v.refuse("1", envelope.ErrForbidden)
+			time.Sleep(r.RevocationBound())
+			synctest.Wait()
+			wantState(t, r.Health(), rotation.Revoked)
+			v.refuse("1", nil)
+		}
+	})
 }
 
 func TestOutageIsRiddenOut(t *testing.T) {

@@ -34,9 +34,9 @@ func (r *Ring) watchWriter(ctx context.Context) {
 			r.activated(l)
 			waiting = nil
 		}
-		before := m.health.Load()
+		before, began := m.health.Load(), time.Now()
 		r.probe(ctx, m)
-		delay := r.pace(before, m.health.Load())
+		delay := r.pace(before, m.health.Load(), time.Since(began))
 		if m != l.current {
 			delay = min(delay, max(l.activateAt.Sub(r.o.Now()), 0))
 		}
@@ -54,14 +54,17 @@ func (r *Ring) activated(l *layout) {
 	}
 }
 
-// pace is the time to the next probe, given the records before and after the last.
-func (r *Ring) pace(before, after *record) time.Duration {
+// pace is the time to the next probe, given the records before and after the last
+// and how long that took. The interval runs from beginning to beginning, since a good
+// answer may be true of that instant only and [Ring.RevocationBound] counts from it.
+func (r *Ring) pace(before, after *record, took time.Duration) time.Duration {
 	bad := after.Err != nil && after.State != Expired
 	firstBad := bad && before.Err == nil
+	soon := min(confirmAfter, r.o.ProbeInterval)
 	if after.open() || firstBad || after.State == Unknown {
-		return min(confirmAfter, r.o.ProbeInterval)
+		return soon
 	}
-	return r.o.ProbeInterval - rand.N(r.o.ProbeInterval/10+1) // jitter is no secret
+	return max(soon, r.o.ProbeInterval-rand.N(r.o.ProbeInterval/10+1)-took) // jitter is no secret
 }
 
 // watchOthers probes the keys besides the writer whose health matters: the one that
