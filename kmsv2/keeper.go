@@ -1,6 +1,7 @@
 package kmsv2
 
 import (
+	"cmp"
 	"context"
 	"errors"
 	"time"
@@ -82,11 +83,12 @@ func (k *keeper) look(ctx context.Context) {
 			}
 		}
 	case k.due(writer):
+		generation := k.ring.Generation()
 		err := k.prepare(ctx, writer)
 		if ctx.Err() != nil {
 			return
 		}
-		k.tried(writer, err)
+		k.tried(writer, generation, err)
 	}
 	k.noteAnswers(k.keys.Load().live, writer)
 	k.verifyHeldOver(ctx)
@@ -145,9 +147,9 @@ func (k *keeper) due(writer rotation.Writer) bool {
 }
 
 // tried notes how an attempt ended.
-func (k *keeper) tried(writer rotation.Writer, err error) {
+func (k *keeper) tried(writer rotation.Writer, generation uint64, err error) {
 	now := k.o.Now()
-	a := attempt{at: now, generation: k.ring.Generation()}
+	a := attempt{at: now, generation: generation}
 	if err != nil {
 		a.writer = writer
 		a.backoff = min(max(2*k.attempt.backoff, minBackoff), maxBackoff)
@@ -175,7 +177,11 @@ func (k *keeper) prepare(ctx context.Context, writer rotation.Writer) error {
 			k.log().Info("going on under the data key of an earlier run", "key_id", saved.keyID, "created", saved.created)
 			return nil
 		}
-		k.ignoreState(resumeErr)
+		if errors.Is(resumeErr, envelope.ErrCorrupt) || errors.Is(resumeErr, envelope.ErrUnknownKey) {
+			k.ignoreState(resumeErr)
+			k.saved.Store(nil)
+			resumeErr = nil
+		}
 	}
 	err := k.wrapNew(ctx, writer)
 	if err == nil {
@@ -188,10 +194,9 @@ func (k *keeper) prepare(ctx context.Context, writer rotation.Writer) error {
 		k.log().Error("THE CURRENT KEY CANNOT WRAP: writing goes on under an older one, found in the state folder",
 			"key_id", saved.keyID, "created", saved.created, "err", err)
 	default:
-		// What the resume met says more if it is about the key, and the wrap is not.
-		if resumeErr != nil && mayPass(err) && !mayPass(resumeErr) && !errors.Is(resumeErr, envelope.ErrCorrupt) {
-			err = resumeErr
-		}
+		// A key that does not wrap is no trouble as long as it opens, so why it does not
+		// open is what decides whether to wait.
+		err = cmp.Or(resumeErr, err)
 		k.log().Error("no key to write with", "err", err)
 		if errors.Is(err, envelope.ErrRevoked) {
 			err = revoked(writer.KeyID, err)

@@ -2,6 +2,7 @@ package kmsv2
 
 import (
 	"context"
+	"errors"
 	"log/slog"
 	"net"
 	"runtime"
@@ -101,7 +102,11 @@ func (s *Server) Serve(ctx context.Context, l net.Listener) error {
 		close(drained)
 	}()
 	if finished(drained, s.drain) {
-		return <-served
+		err := <-served
+		if errors.Is(err, grpc.ErrServerStopped) {
+			err = nil // ctx ended before the server had begun
+		}
+		return err
 	}
 	s.log.Warn("requests are still under way after the drain time-out; cutting them off", "timeout", s.drain)
 	// Ends their contexts. A handler that does not look at its own cannot be ended, and

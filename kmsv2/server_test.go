@@ -242,6 +242,22 @@ func TestDrainIsBounded(t *testing.T) {
 	}
 }
 
+// A context that has ended already: the socket goes, and nothing is wrong.
+func TestServeAfterTheEnd(t *testing.T) {
+	for range 50 {
+		path := filepath.Join(socketFolder(t), "s")
+		l, err := kmsv2.Listen("unix://"+path, kmsv2.ListenOptions{})
+		must(t, err)
+		ctx, cancel := context.WithCancel(context.Background())
+		cancel()
+		must(t, kmsv2.NewServer(fixedService{}, kmsv2.ServerOptions{}).Serve(ctx, l))
+		if conn, err := net.Dial("unix", path); err == nil {
+			conn.Close()
+			t.Fatal("somebody still listens")
+		}
+	}
+}
+
 func TestServeReportsItsListener(t *testing.T) {
 	srv := kmsv2.NewServer(fixedService{}, kmsv2.ServerOptions{})
 	broken := errors.New("broken listener")

@@ -81,6 +81,33 @@ func TestRestartWhileExpired(t *testing.T) {
 	}
 }
 
+// An outage at the very start, while the KEK is expired: the saved DEK is neither
+// given up nor called bad, and serves as soon as the vault answers.
+func TestRestartWhileExpiredAndUnreachable(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault(t)
+		ref := v.key("kek")
+		s := setup{ring: v.current(ref), options: kmsv2.Options{StateDir: t.TempDir()}}
+		p := start(t, s)
+		id := p.status()
+		p.stop()
+		v.expire(ref, time.Now().Add(-time.Hour))
+		v.outage(true)
+		p = start(t, s)
+		_, err := p.Status(within(t, 3*time.Second))
+		wantClass(t, err, envelope.ErrUnreachable)
+		pass(time.Minute)
+		v.outage(false)
+		pass(time.Minute)
+		if got := p.status(); got != id {
+			t.Errorf("Status = %q", got)
+		}
+		if strings.Contains(p.log.String(), "IGNORING") {
+			t.Error("the saved DEK was called bad")
+		}
+	})
+}
+
 // A restart costs one unwrap and makes no new DEK.
 func TestRestartResumes(t *testing.T) {
 	v := newVault(t)

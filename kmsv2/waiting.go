@@ -74,7 +74,7 @@ func (s *Service) await(ctx context.Context) (*writeKeys, error) {
 		select {
 		case <-changed:
 		case <-wait.Done():
-			if err := ctx.Err(); err != nil {
+			if err := ctx.Err(); errors.Is(err, context.Canceled) {
 				return nil, err
 			}
 			return nil, s.waiting.error()
