@@ -10,6 +10,7 @@ type identity struct {
 	family  string         // "" when not known, or when the ids are not FAMILY/VERSION
 	foreign bool           // the ids are known not to be FAMILY/VERSION
 	wrap    envelope.KEK   // what wraps: the configured KEK, or that pinned to the adopted version
+	adopted bool           // wrap is pinned to the version of the first wrap
 }
 
 // identify is the identity of what writes id, or of what tells no id if that is "".
@@ -79,11 +80,15 @@ func (m *member) wrote(id string) (full string, learned bool, err error) {
 	ident := *old
 	if old.id != id {
 		ident = identify(id, old.wrap)
+		if old.adopted {
+			// Asked for before a version was adopted and answered after it.
+			return ident.withEpoch(m.epoch), false, nil
+		}
 		// Only a KEK that can pin itself is pinned: what a decorator's inner KEK made of
 		// itself would go past the decorator.
 		if p, ok := m.kek.(envelope.Pinner); ok && !ident.foreign && configuredID(m.kek) == "" {
 			if pinned, err := p.Pin(ident.key.Version); err == nil {
-				ident.wrap = pinned
+				ident.wrap, ident.adopted = pinned, true
 			}
 		}
 		if ident.foreign && m.epoch != 0 {

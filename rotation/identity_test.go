@@ -34,6 +34,38 @@ func TestVersionlessKeyAdoptsItsFirstVersion(t *testing.T) {
 	mustUnwrap(t, r, mustWrap(t, v.key("a", "8")))
 }
 
+// late is a versionless KEK whose first answer is overtaken by what meanwhile does.
+type late struct {
+	versionless
+	meanwhile func()
+}
+
+func (k *late) Wrap(ctx context.Context, dek []byte) (envelope.WrappedKey, error) {
+	w, err := k.versionless.Wrap(ctx, dek)
+	if f := k.meanwhile; f != nil {
+		k.meanwhile = nil
+		f()
+	}
+	return w, err
+}
+
+func TestAdoptedVersionOutlastsALateAnswer(t *testing.T) {
+	v := newVault()
+	v.latest["a"] = "7"
+	k := &late{versionless: versionless{vault: v, name: "a"}}
+	r := newRing(t, one(k), rotation.Options{})
+	k.meanwhile = func() {
+		v.latest["a"] = "8"
+		mustWrap(t, r)
+	}
+	if w := mustWrap(t, r); w.KeyID != keyID("a", "7", 0) {
+		t.Errorf("the late wrap is called %s", w.KeyID)
+	}
+	if id := r.Writer().KeyID; id != keyID("a", "8", 0) {
+		t.Errorf("the writer went back to %s", id)
+	}
+}
+
 // counting is a decorator.
 type counting struct {
 	envelope.KEK
