@@ -211,6 +211,54 @@ func TestInputsUntouched(t *testing.T) {
 	}
 }
 
+// The views of a header that are given out have no room behind them: two callers
+// who append to them do not write over each other.
+func TestHeadersHaveNoRoom(t *testing.T) {
+	kek := newKEK("kek")
+	var key *envelope.OpenKey
+	s := newSealer(t, kek, envelope.SealerOptions{OnNewDEK: func(k *envelope.OpenKey, _ time.Time) { key = k }})
+	seal(t, s, nil, nil)
+	made, own := s.Header(), key.Header()
+	if err := s.Resume(t.Context(), kek, made, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	opened, err := envelope.OpenHeader(t.Context(), kek, made)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, h := range map[string][]byte{
+		"Sealer, new DEK": made, "Sealer, resumed": s.Header(), "OnNewDEK": own, "OpenHeader": opened.Header(),
+	} {
+		if cap(h) != len(h) {
+			t.Errorf("%s: %d bytes of room", name, cap(h)-len(h))
+		}
+	}
+}
+
+// An Unwrapper that breaks its contract and returns the very bytes it was given
+// gets those wiped, and not the header that the key keeps.
+func TestUnwrapperReturnsItsInput(t *testing.T) {
+	header, err := envelope.WrapHeader(t.Context(), random(envelope.DEKSize), [16]byte{}, wrapFunc(
+		func(_ context.Context, dek []byte) (envelope.WrappedKey, error) {
+			return envelope.WrappedKey{KeyID: "k", Algorithm: "none", Blob: dek}, nil
+		}))
+	if err != nil {
+		t.Fatal(err)
+	}
+	given := bytes.Clone(header)
+	u := unwrapFunc(func(_ context.Context, w envelope.WrappedKey) ([]byte, error) { return w.Blob, nil })
+	key, err := envelope.OpenHeader(t.Context(), u, given)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := newRewrapper(t, u, newKEK("kek")).Rewrap(t.Context(), given); err != nil {
+		t.Fatal(err)
+	}
+	if !bytes.Equal(key.Header(), header) || !bytes.Equal(given, header) {
+		t.Error("a header was wiped with the DEK")
+	}
+}
+
 // unwrapFunc is an Unwrapper that answers as a test says.
 type unwrapFunc func(context.Context, envelope.WrappedKey) ([]byte, error)
 

@@ -65,7 +65,7 @@ func (r *Rewrapper) Rewrap(ctx context.Context, env []byte) ([]byte, error) {
 		}
 	}
 	header, err := r.once(ctx, sha256.Sum256(p.raw), func() ([]byte, error) {
-		return r.rewrapHeader(ctx, p.raw)
+		return r.rewrapHeader(ctx, &p)
 	})
 	if err != nil {
 		return nil, err
@@ -76,12 +76,8 @@ func (r *Rewrapper) Rewrap(ctx context.Context, env []byte) ([]byte, error) {
 // rewrapHeader unwraps the DEK of a header and wraps it for the targets, unless
 // that was done already for another header of the same DEK. The DEK id alone would
 // not show that: anybody can write any id.
-func (r *Rewrapper) rewrapHeader(ctx context.Context, header []byte) ([]byte, error) {
-	p, err := parseDetached(header)
-	if err != nil {
-		return nil, err
-	}
-	dek, s, err := unwrapHeader(ctx, r.unwrapper, &p)
+func (r *Rewrapper) rewrapHeader(ctx context.Context, p *parsedHeader) ([]byte, error) {
+	dek, s, err := unwrapHeader(ctx, r.unwrapper, p)
 	if err != nil {
 		return nil, err
 	}
@@ -107,7 +103,8 @@ func wrapHeader(ctx context.Context, dek []byte, dekID [dekIDSize]byte, s *secre
 		return nil, err
 	}
 	tag := s.tag(signed)
-	return append(signed, tag[:]...), nil
+	// Without spare capacity: who appends to what Sealer.Header returns gets a copy.
+	return slices.Clip(append(signed, tag[:]...)), nil
 }
 
 // once returns what work returned before for this key, waits for the work that

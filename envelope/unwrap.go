@@ -9,8 +9,7 @@ import (
 )
 
 // parseDetached parses a copy of a header that nothing may follow. The copy is
-// ours, so that neither the caller nor an Unwrapper can change it any more, and
-// it is bounded before it is made.
+// ours to keep, whatever the caller does to his, and bounded before it is made.
 func parseDetached(header []byte) (parsedHeader, error) {
 	n, err := headerSize(header)
 	if err != nil {
@@ -30,7 +29,9 @@ func unwrapHeader(ctx context.Context, u Unwrapper, p *parsedHeader) (dek []byte
 		if err := ctx.Err(); err != nil {
 			return nil, nil, worthier(fromKEK("unwrap", string(w.keyID), err), failed)
 		}
-		dek, err := u.Unwrap(ctx, WrappedKey{KeyID: string(w.keyID), Algorithm: string(w.algorithm), Blob: w.blob})
+		// A blob of its own: what the Unwrapper returns is wiped, and must not turn
+		// out to be a part of the header.
+		dek, err := u.Unwrap(ctx, WrappedKey{KeyID: string(w.keyID), Algorithm: string(w.algorithm), Blob: slices.Clone(w.blob)})
 		if err != nil {
 			failed = worthier(failed, fromKEK("unwrap", string(w.keyID), err))
 			continue
