@@ -19,8 +19,8 @@ type Options struct {
 	// ([envelope.MaxHeaderSize]).
 	Entries int
 	// MaxAge is how long after its unwrap a DEK is dropped, used or not; 24 hours if
-	// zero. It runs on timers of the process. It should be longer than the outages of the key store that are to be
-	// ridden out.
+	// zero. It runs on timers of the process. It should be longer than the outages of
+	// the key store that are to be ridden out.
 	MaxAge time.Duration
 	// FailureTTL is how long a definite failure is remembered; 10 s if zero.
 	FailureTTL time.Duration

@@ -47,15 +47,16 @@ func (c *Cache) drop(e *entry) {
 // makeRoom evicts if the LRU is full. Hits do not touch the LRU, whose lock would
 // make them wait for each other: an entry that turns out to have been hit since it
 // was last looked at is moved to the front now and the next one looked at (the
-// second chance of the CLOCK algorithm). Each such move was paid for by a hit.
-// c.mu is held.
+// second chance of the CLOCK algorithm). Each such move was paid for by a hit, and
+// there is one round of them, or hits that go on meanwhile could prolong it without
+// end. c.mu is held.
 func (c *Cache) makeRoom() {
-	for c.lru.Len() >= c.entries {
+	for chances := c.lru.Len(); c.lru.Len() >= c.entries; chances-- {
 		_, e, ok := c.lru.GetOldest()
 		if !ok {
 			return
 		}
-		if hits := e.hits.Load(); hits != e.seen {
+		if hits := e.hits.Load(); hits != e.seen && chances > 0 {
 			e.seen = hits
 			c.lru.Get(e.entryKey)
 			continue
@@ -65,9 +66,9 @@ func (c *Cache) makeRoom() {
 	}
 }
 
-// wipeWhenUnused wipes a key that left the cache for want of room or for its age as
-// soon as the last reader has let go of it, which only the garbage collector can
-// tell: a reader gets a plain pointer and gives nothing back.
+// wipeWhenUnused wipes a key that left the cache for want of room or for its age, or
+// never entered it, as soon as the last reader has let go of it, which only the
+// garbage collector can tell: a reader gets a plain pointer and gives nothing back.
 func wipeWhenUnused(k *envelope.OpenKey) {
 	runtime.SetFinalizer(k, nil) // a key can be evicted, pinned and evicted again
 	runtime.SetFinalizer(k, (*envelope.OpenKey).Wipe)

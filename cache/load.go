@@ -141,8 +141,10 @@ func (c *Cache) land(f *flight, k entryKey, d digest, generation, purges uint64)
 	defer c.mu.Unlock()
 	delete(c.flights, d)
 	switch {
-	case f.key != nil && purges == c.purges:
-		c.put(k, f.key)
+	case f.key != nil:
+		if purges != c.purges || !c.put(k, f.key) {
+			wipeWhenUnused(f.key) // those who wait for it have it to themselves
+		}
 	case f.err != nil:
 		c.failures.Add(1)
 		c.failed.remember(d, f.err, generation, c.now())
