@@ -222,6 +222,12 @@ func brokenKEKs() []broken {
 		wraps("canceled-context", "Wrap ignores it", func(_ *vault, ctx context.Context, dek []byte, right wrapFunc) (envelope.WrappedKey, error) {
 			return right(context.WithoutCancel(ctx), dek)
 		}),
+		wraps("canceled-context", "Wrap panics", func(_ *vault, ctx context.Context, dek []byte, right wrapFunc) (envelope.WrappedKey, error) {
+			if ctx.Err() != nil {
+				panic("no time left")
+			}
+			return right(ctx, dek)
+		}),
 		unwraps("expired-context", "Unwrap ignores it", func(_ *vault, ctx context.Context, w envelope.WrappedKey, right unwrapFunc) ([]byte, error) {
 			return right(context.WithoutCancel(ctx), w)
 		}),

@@ -57,7 +57,7 @@ func returns(what string, ending func() (context.Context, context.CancelFunc), c
 	ctx, cancel := ending()
 	defer cancel()
 	done := make(chan error, 1)
-	go func() { done <- call(ctx) }()
+	go func() { done <- recovered(func() error { return call(ctx) }) }()
 	<-ctx.Done()
 	overdue := time.NewTimer(patience)
 	defer overdue.Stop()

@@ -149,13 +149,9 @@ func checkConcurrency(ctx context.Context, s Subject) error {
 	var wg sync.WaitGroup
 	for i := range callers {
 		wg.Go(func() {
-			defer func() {
-				if p := recover(); p != nil {
-					errs[i] = fmt.Errorf("panic: %v", p)
-				}
-			}()
 			for range rounds {
-				if err := errors.Join(works(ctx, s.KEK), opens(ctx, s.KEK, sharedWrap, shared)); err != nil {
+				err := recovered(func() error { return errors.Join(works(ctx, s.KEK), opens(ctx, s.KEK, sharedWrap, shared)) })
+				if err != nil {
 					errs[i] = err
 				}
 			}

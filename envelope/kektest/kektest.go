@@ -117,14 +117,7 @@ func (c check) result(ctx context.Context, s Subject) Result {
 	ctx, cancel := context.WithTimeout(ctx, checkTimeout)
 	defer cancel()
 	done := make(chan error, 1)
-	go func() {
-		defer func() {
-			if p := recover(); p != nil {
-				done <- fmt.Errorf("panic: %v\n%s", p, debug.Stack())
-			}
-		}()
-		done <- c.run(ctx, s)
-	}()
+	go func() { done <- recovered(func() error { return c.run(ctx, s) }) }()
 	overdue := time.NewTimer(checkTimeout + patience)
 	defer overdue.Stop()
 	select {
@@ -136,6 +129,17 @@ func (c check) result(ctx context.Context, s Subject) Result {
 	case <-overdue.C:
 		return Result{Name: c.name, Err: fmt.Errorf("a call did not return within %v of the end of its context", patience)}
 	}
+}
+
+// recovered calls f, which runs in a goroutine of the suite's own: there, a KEK that
+// panics would end the test binary.
+func recovered(f func() error) (err error) {
+	defer func() {
+		if p := recover(); p != nil {
+			err = fmt.Errorf("panic: %v\n%s", p, debug.Stack())
+		}
+	}()
+	return f()
 }
 
 func (c check) skipped(missing string) Result {

@@ -2,6 +2,7 @@ package kektest_test
 
 import (
 	"context"
+	"errors"
 	"slices"
 	"strings"
 	"testing"
@@ -136,4 +137,24 @@ func TestEveryCheckCatches(t *testing.T) {
 			t.Errorf("no broken KEK shows that check %q catches anything", r.Name)
 		}
 	}
+}
+
+// TestStateEndsWithAPanic: a KEK that panics in one state has that checked and the
+// others too.
+func TestStateEndsWithAPanic(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		v := newVault("kek")
+		k := faulty{memKEK: memKEK{vault: v}, wrap: func(ctx context.Context, dek []byte, right wrapFunc) (envelope.WrappedKey, error) {
+			w, err := right(ctx, dek)
+			if errors.Is(err, envelope.ErrThrottled) {
+				panic("out of patience")
+			}
+			return w, err
+		}}
+		for _, r := range kektest.Check(t.Context(), v.subject(k)) {
+			if (r.Err != nil) != (r.Name == "throttled") {
+				t.Errorf("%s: %v", r.Name, r.Err)
+			}
+		}
+	})
 }

@@ -66,7 +66,8 @@ func checkState(ctx context.Context, s Subject, h Hook, class error, unwraps boo
 	return nil
 }
 
-// during runs f in the state that h provokes; a nil hook provokes none.
+// during runs f in the state that h provokes; a nil hook provokes none. The state
+// ends however f does, or the checks after it would all fail.
 func during(ctx context.Context, h Hook, f func() error) error {
 	if h == nil {
 		return f()
@@ -75,7 +76,7 @@ func during(ctx context.Context, h Hook, f func() error) error {
 	if err != nil {
 		return fmt.Errorf("the hook failed: %w", err)
 	}
-	err = f()
+	err = recovered(f)
 	if undoErr := undo(); undoErr != nil {
 		return errors.Join(err, fmt.Errorf("undo of the hook failed: %w", undoErr))
 	}
