@@ -11,6 +11,7 @@ import (
 	"sync"
 	"syscall"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"google.golang.org/grpc/codes"
@@ -144,6 +145,7 @@ func TestRestartWithAnotherWriterThatCannotWrap(t *testing.T) {
 			t.Errorf("Status = %q", id)
 		}
 		p.opens(p.encrypt("seed"), "seed")
+		synctest.Wait()
 		if !strings.Contains(p.log.String(), "THE CURRENT KEY CANNOT WRAP") {
 			t.Error("no loud warning")
 		}
