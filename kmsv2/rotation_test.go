@@ -4,6 +4,7 @@ import (
 	"context"
 	"fmt"
 	"strings"
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -143,10 +144,9 @@ func TestStaysOnTheOldKeyUntilTheNewOneWraps(t *testing.T) {
 func TestKEKThatNeverRepeatsAKeyID(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		v := newVault(t)
-		n := 0
+		var n atomic.Int64
 		kek := wandering{KEK: v.kek(v.key("kek")), id: func() string {
-			n++
-			return fmt.Sprintf("wandering-%d", n)
+			return fmt.Sprintf("wandering-%d", n.Add(1))
 		}}
 		p := start(t, setup{ring: rotation.Config{Current: rotation.Key{KEK: &kek}}})
 		p.status()
