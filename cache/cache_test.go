@@ -290,6 +290,17 @@ func TestEviction(t *testing.T) {
 		mustOpen(t, c, used)
 	}
 	wantUnwraps(t, kek, 1+10*entries)
+	if got := c.Stats().Hits; got != 1+10*entries {
+		t.Errorf("%d hits counted, those of evicted keys too, want %d", got, 1+10*entries)
+	}
+
+	// Having been used once is no reason to stay for ever.
+	for range 2 * entries {
+		mustOpen(t, c, kek.seal(t))
+	}
+	before := kek.unwraps.Load()
+	mustOpen(t, c, used)
+	wantUnwraps(t, kek, before+1)
 }
 
 func TestLeastRecentlyUsedGoesFirst(t *testing.T) {
@@ -392,6 +403,8 @@ func TestPinnedKeyIsNotAboveTheGate(t *testing.T) {
 		t.Fatal(err)
 	}
 	c.Pin(refused)
+	_, err = refused.Open(s.message, nil)
+	wantClass(t, err, envelope.ErrInvalid) // wiped
 	if got := c.Stats().Entries; got != 0 {
 		t.Fatalf("%d entries under a revoked key", got)
 	}

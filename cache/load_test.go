@@ -78,11 +78,20 @@ func TestEverybodyGivesUpAndTheResultIsKept(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
-		kek.disturb(func(context.Context) error { time.Sleep(5 * time.Second); return nil })
+		kek.disturb(func(ctx context.Context) error {
+			select {
+			case <-time.After(5 * time.Second):
+				return nil
+			case <-ctx.Done():
+				return ctx.Err()
+			}
+		})
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		_, err := c.OpenKey(ctx, s.header)
 		wantClass(t, err, envelope.ErrUnreachable)
+		mustOpen(t, c, s) // joins the same load
+		wantUnwraps(t, kek, 1)
 		time.Sleep(5 * time.Second)
 		mustOpen(t, c, s)
 		wantUnwraps(t, kek, 1)

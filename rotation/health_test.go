@@ -106,7 +106,7 @@ func TestExpiredFromTheStart(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, two(v.key("a", "2"), v.key("a", "1")), rotation.Options{})
-		own, other := mustWrap(t, v.key("a", "2")), mustWrap(t, v.key("a", "1"))
+		own, other := mustWrap(t, v.key("a", "2")), mustWrap(t, v.key("a", "3"))
 		v.set(func(v *vault) { v.wrap["2"] = envelope.ErrExpired })
 		wantState(t, r.Probe(t.Context()), rotation.Expired)
 
@@ -115,7 +115,7 @@ func TestExpiredFromTheStart(t *testing.T) {
 		forged.Blob = []byte("forged")
 		_, err := r.Unwrap(t.Context(), forged)
 		wantClass(t, err, envelope.ErrCorrupt)
-		v.set(func(v *vault) { v.unwrap["1"] = envelope.ErrDisabled })
+		v.set(func(v *vault) { v.unwrap["3"] = envelope.ErrDisabled })
 		wantState(t, r.Probe(t.Context()), rotation.Expired)
 
 		mustUnwrap(t, r, own)

@@ -1,7 +1,9 @@
 package rotation_test
 
 import (
+	"bytes"
 	"context"
+	"fmt"
 	"testing"
 	"testing/synctest"
 
@@ -137,6 +139,20 @@ func TestBackEndWithIDsOfItsOwn(t *testing.T) {
 			t.Error("an id that it wrote is not admitted")
 		}
 	})
+	t.Run("ids without end", func(t *testing.T) {
+		r := newRing(t, rotation.Config{Current: rotation.Key{KEK: v.key("a", "1")}, Read: []rotation.Key{{KEK: anyID{}}}}, rotation.Options{})
+		admitted := 0
+		for i := range 100 {
+			w := envelope.WrappedKey{KeyID: fmt.Sprintf("corp-kek-%d", i), Algorithm: "own", Blob: dek}
+			mustUnwrap(t, r, w)
+			if r.Admits(w.KeyID) {
+				admitted++
+			}
+		}
+		if admitted != 64 {
+			t.Errorf("%d ids are remembered, want 64", admitted)
+		}
+	})
 	t.Run("an epoch", func(t *testing.T) {
 		r := newRing(t, rotation.Config{Current: rotation.Key{KEK: &own{id: "x"}, Epoch: 1}}, rotation.Options{})
 		_, err := r.Wrap(t.Context(), dek)
@@ -151,6 +167,13 @@ func TestBackEndWithIDsOfItsOwn(t *testing.T) {
 		}
 		mustUnwrap(t, r, w)
 	})
+}
+
+// anyID opens whatever it is given, under any id.
+type anyID struct{ envelope.KEK }
+
+func (anyID) Unwrap(_ context.Context, w envelope.WrappedKey) ([]byte, error) {
+	return bytes.Clone(w.Blob), nil
 }
 
 // A back end without capabilities, whose ids say of which key they are: its name is

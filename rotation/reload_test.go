@@ -6,6 +6,7 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+	"testing/synctest"
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
@@ -154,19 +155,34 @@ func TestDropGuard(t *testing.T) {
 
 // What is known of a key stays known when a reload makes it anew.
 func TestReloadKeepsHistory(t *testing.T) {
-	v := newVault()
-	r := newRing(t, one(v.key("a", "1")), rotation.Options{})
-	mustWrap(t, r)
-	wantState(t, r.Probe(t.Context()), rotation.Healthy)
-	before := r.Keys()[0]
-	if err := r.Reload(two(v.key("a", "2"), v.key("a", "1"))); err != nil {
-		t.Fatal(err)
-	}
-	wantState(t, r.Health(), rotation.Unknown)
-	after := r.Keys()[1]
-	if after.Role != rotation.RolePrevious || after.LastWrap != before.LastWrap || after.Health != before.Health {
-		t.Errorf("before %+v, after %+v", before, after)
-	}
+	bubble(t, func(t *testing.T) {
+		v := newVault()
+		r := newRing(t, one(v.key("a", "1")), rotation.Options{})
+		start(t, r)
+		mustUnwrap(t, r, mustWrap(t, r))
+		time.Sleep(time.Minute)
+		synctest.Wait()
+		before := r.Keys()[0]
+		v.set(func(v *vault) {
+			v.describe = envelope.ErrForbidden
+			v.wrap["1"], v.unwrap["1"] = envelope.ErrExpired, envelope.ErrDisabled
+		})
+		if err := r.Reload(two(v.key("a", "2"), v.key("a", "1"))); err != nil {
+			t.Fatal(err)
+		}
+		after := r.Keys()[1]
+		if after.Role != rotation.RolePrevious || after.Health != before.Health || after.Info != before.Info ||
+			after.LastWrap != before.LastWrap || after.LastUnwrap != before.LastUnwrap {
+			t.Errorf("before %+v, after %+v", before, after)
+		}
+		// What it opened before tells whether an expired key still reads.
+		if err := r.Reload(one(v.key("a", "1"))); err != nil {
+			t.Fatal(err)
+		}
+		h := r.Probe(t.Context())
+		wantState(t, h, rotation.Unavailable)
+		wantClass(t, h.Err, envelope.ErrDisabled)
+	})
 }
 
 // However often it is reloaded, a ring notices within the bound that its key was
