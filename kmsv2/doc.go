@@ -15,6 +15,8 @@
 //	go svc.Run(ctx)
 //	err = srv.Serve(ctx, l)
 //
+// With the defaults, [ListenAndServe] is the last of it in one call.
+//
 // # What is stored
 //
 // A data-encryption key (DEK) of ours stands between the key-encryption key (KEK)
