@@ -22,6 +22,9 @@ func (r *Ring) guardDrop(old, next *layout, force bool) error {
 	dropped := maps.Clone(used)
 	for _, m := range next.members {
 		delete(dropped, m.scope())
+		for _, id := range m.opaqueIDs() {
+			delete(dropped, scope{name: id}) // from before it moved on to another id
+		}
 	}
 	if !force {
 		for _, label := range dropped {

@@ -1,6 +1,11 @@
 package rotation
 
-import "github.com/keyfold/keyfold/envelope"
+import (
+	"maps"
+	"slices"
+
+	"github.com/keyfold/keyfold/envelope"
+)
 
 // identity is what is known of the ids that a member writes. It grows: from the
 // configuration alone, from a wrap, or from an unwrap that worked.
@@ -147,6 +152,12 @@ func (m *member) described(info envelope.KeyInfo) {
 // FAMILY/VERSION a member remembers having written or opened. Ids beyond it still
 // open; they are not admitted to a cache.
 const maxOpaqueIDs = 64
+
+func (m *member) opaqueIDs() []string {
+	m.opaqueMu.Lock()
+	defer m.opaqueMu.Unlock()
+	return slices.Collect(maps.Keys(m.opaque))
+}
 
 // remembers reports whether m has written or opened this id, which is not
 // FAMILY/VERSION.

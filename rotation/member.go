@@ -86,9 +86,7 @@ func (m *member) inherit(old *member, probedOn bool) {
 	m.canary.Store(old.canary.Load())
 	m.lastWrap.Store(old.lastWrap.Load())
 	m.lastUnwrap.Store(old.lastUnwrap.Load())
-	old.opaqueMu.Lock()
-	defer old.opaqueMu.Unlock()
-	for id := range old.opaque {
+	for _, id := range old.opaqueIDs() {
 		m.rememberOpaque(id)
 	}
 }

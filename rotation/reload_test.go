@@ -153,6 +153,21 @@ func TestDropGuard(t *testing.T) {
 	})
 }
 
+// A back end with ids of its own that moves on is still the key that it was.
+func TestDropGuardFollowsIDsThatMoveOn(t *testing.T) {
+	v := newVault()
+	k := &own{id: "x"}
+	r := newRing(t, one(k), rotation.Options{})
+	for _, id := range []string{"x", "y", "z"} {
+		k.id = id
+		mustUnwrap(t, r, mustWrap(t, r))
+		if err := r.Reload(one(k)); err != nil {
+			t.Fatal(err)
+		}
+	}
+	wantClass(t, r.Reload(one(v.key("b", "1"))), envelope.ErrInvalid)
+}
+
 // What is known of a key stays known when a reload makes it anew.
 func TestReloadKeepsHistory(t *testing.T) {
 	bubble(t, func(t *testing.T) {
