@@ -57,6 +57,10 @@
 //	revoked                error               no               not under the
 //	                                                            revoked version
 //
+// A current key that cannot wrap is no reason to stop: the key before it stays in use,
+// until it is itself found to be taken away, within the same bound. What was sealed
+// under it opens from memory even then, like anything under a key that is not current.
+//
 // Status fails as a call and never by way of its healthz field: an API server whose
 // provider says anything but "ok" there goes on writing for ever, and one whose
 // provider's Status fails stops after three minutes (rule 15). Before the vault's

@@ -12,7 +12,7 @@ import (
 
 const (
 	// keepInterval is how often the keeper looks even if nothing wakes it: a DEK may
-	// be due, or the key in use to be verified.
+	// be due.
 	keepInterval = 15 * time.Second
 	// prepareTimeout bounds one attempt to get a write key ready.
 	prepareTimeout = 10 * time.Second
@@ -91,7 +91,6 @@ func (k *keeper) look(ctx context.Context) {
 		k.tried(writer, generation, err)
 	}
 	k.noteAnswers(k.keys.Load().live, writer)
-	k.verifyHeldOver(ctx)
 	k.saveLive()
 }
 
@@ -189,7 +188,7 @@ func (k *keeper) prepare(ctx context.Context, writer rotation.Writer) error {
 	}
 	switch {
 	case live != nil:
-		k.log().Warn("the current key cannot wrap; writing goes on under the one before", "key_id", live.keyID, "err", err)
+		k.log().Warn("the current key cannot wrap; the one before stays in use", "key_id", live.keyID, "err", err)
 	case saved != nil && saved.keyID != writer.KeyID && k.resume(ctx, writer, *saved) == nil:
 		k.log().Error("THE CURRENT KEY CANNOT WRAP: writing goes on under an older one, found in the state folder",
 			"key_id", saved.keyID, "created", saved.created, "err", err)
@@ -261,24 +260,6 @@ func (k *keeper) putToUse(key *writeKey) {
 	k.save(key.currentDEK())
 	k.promote(key)
 	k.waiting.fail(nil)
-}
-
-// verifyHeldOver asks now and then whether a write key that is not the ring's
-// writer still opens, so that the outage grace counts from a real answer.
-func (k *keeper) verifyHeldOver(ctx context.Context) {
-	live := k.keys.Load().live
-	if live == nil || !live.heldOver.Load() || k.o.Now().Sub(live.lastVerified()) < keepInterval {
-		return
-	}
-	ctx, cancel := context.WithTimeout(ctx, prepareTimeout)
-	defer cancel()
-	opened, err := envelope.OpenHeader(ctx, k.ring, live.currentDEK().header)
-	if err != nil {
-		k.log().Warn("the key in use does not open", "key_id", live.keyID, "err", err)
-		return
-	}
-	opened.Wipe()
-	live.verify(k.o.Now())
 }
 
 func (k *keeper) loadState() {

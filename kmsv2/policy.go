@@ -14,6 +14,9 @@ func (s *Service) mayWrite(k *writeKey) error {
 	if !k.admittedBy(s.ring) {
 		return s.taken(k)
 	}
+	if err := k.takenAway(); err != nil {
+		return revoked(k.keyID, err)
+	}
 	return s.outage(k)
 }
 
@@ -48,11 +51,12 @@ var (
 // successor cannot wrap, Run's own check does.
 func (s *Service) outage(k *writeKey) error {
 	h := s.ring.Health()
+	heldOver := k.heldOver.Load()
+	if !heldOver && (h.State == rotation.Healthy || h.State == rotation.Expired || h.Err == nil) {
+		return nil
+	}
 	since := k.lastVerified()
-	if !k.heldOver.Load() {
-		if h.State == rotation.Healthy || h.State == rotation.Expired || h.Err == nil {
-			return nil
-		}
+	if !heldOver {
 		since = later(since, h.LastOK)
 	}
 	away := s.o.Now().Sub(since)

@@ -93,7 +93,10 @@ func (s *Service) Run(ctx context.Context) error {
 		// Without the probe nobody would notice a revocation.
 		cancel()
 	}()
+	var heldOver sync.WaitGroup
+	heldOver.Go(func() { s.watchHeldOver(ctx) })
 	newKeeper(s).run(ctx)
+	heldOver.Wait()
 	if err := <-ringEnded; err != nil && !errors.Is(err, ctx.Err()) {
 		return err
 	}

@@ -76,7 +76,7 @@ func (s *Service) Snapshot() Snapshot {
 		Keys: s.ring.Keys(),
 		Settings: SettingsSnapshot{
 			OutageGraceSeconds:     s.o.OutageGrace.Seconds(),
-			RevocationBoundSeconds: s.ring.RevocationBound().Seconds(),
+			RevocationBoundSeconds: max(s.ring.RevocationBound(), heldOverBound).Seconds(),
 			StateDir:               s.o.StateDir,
 		},
 		Cache:    s.cache.Stats(),

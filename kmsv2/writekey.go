@@ -26,6 +26,8 @@ type writeKey struct {
 	mu       sync.Mutex
 	dek      savedDEK  // the DEK in use
 	verified time.Time // when the vault last wrapped or unwrapped it
+	refused  time.Time // while held over: the first refusal since then
+	taken    error     // and the one that confirmed it
 }
 
 // admittedBy reports whether the ring admits the key now.
@@ -50,11 +52,13 @@ func (k *writeKey) use(header []byte, created, now time.Time) {
 	k.verified = now
 }
 
-// verify notes that the vault answered for the key at that time.
+// verify notes that the vault answered for the key at that time. Whatever was
+// refused before is over.
 func (k *writeKey) verify(at time.Time) {
 	k.mu.Lock()
 	defer k.mu.Unlock()
 	k.verified = later(k.verified, at)
+	k.refused, k.taken = time.Time{}, nil
 }
 
 func (k *writeKey) lastVerified() time.Time {
