@@ -1,5 +1,7 @@
 package hsmsim
 
+import "context"
+
 // LockFolder lets a test be a writer that is stopped.
 var LockFolder = lockFolder
 
@@ -11,4 +13,12 @@ func (h *HSM) Material() (all [][]byte) {
 		}
 	}
 	return all
+}
+
+// Outgrow lets the newest version of a key outgrow what a state file may hold.
+func (h *HSM) Outgrow(ctx context.Context, name string) error {
+	return h.mutate(ctx, "outgrow", "", func(s *state) error {
+		s.Keys[name].latest().Material = make([]byte, maxStateSize)
+		return nil
+	})
 }

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/keyfold/keyfold/envelope"
 	"github.com/keyfold/keyfold/keyvault/hsmsim"
@@ -268,6 +269,31 @@ func TestPassphrase(t *testing.T) {
 	wantError(t, err, envelope.ErrUnauthenticated, "the passphrase or key file that")
 	_, err = hsmsim.Open(dir, hsmsim.Options{})
 	wantError(t, err, envelope.ErrUnauthenticated, "give the passphrase")
+}
+
+// TestFailedWriteChangesNothing, neither on disk nor in the handle that tried.
+func TestFailedWriteChangesNothing(t *testing.T) {
+	h, dir := open(t, hsmsim.Options{})
+	ctx := t.Context()
+	want, err := h.CreateKey(ctx, "kek", hsmsim.AES256)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for name, write := range map[string]func() error{
+		"a date that JSON cannot hold":       func() error { return h.SetExpiry(ctx, "kek", "", time.Date(20000, 1, 1, 0, 0, 0, 0, time.UTC)) },
+		"a state too large to be read again": func() error { return h.Outgrow(ctx, "kek") },
+	} {
+		wantError(t, write(), envelope.ErrUnreachable, "folder")
+		for _, h := range []*hsmsim.HSM{h, reopen(t, dir, hsmsim.Options{})} {
+			got, err := h.Key(ctx, "kek", "")
+			if err != nil || got != want {
+				t.Errorf("%s: %+v, %v; want %+v", name, got, err, want)
+			}
+			if _, err := mustKEK(t, h, hsmsim.Ref{Name: "kek"}).Wrap(ctx, make([]byte, 32)); err != nil {
+				t.Errorf("%s: %v", name, err)
+			}
+		}
+	}
 }
 
 func TestClosed(t *testing.T) {

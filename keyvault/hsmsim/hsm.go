@@ -330,7 +330,12 @@ func (h *HSM) publish(s *state) error {
 		return err
 	}
 	defer clear(plaintext)
-	f, err := replaceFile(h.path(stateFile), h.sealer.seal(plaintext))
+	sealed := h.sealer.seal(plaintext)
+	if len(sealed) > maxStateSize {
+		// Nobody would read it again, nor what it replaces.
+		return fmt.Errorf("%d bytes are more than the %d of the largest folder; purge keys", len(sealed), maxStateSize)
+	}
+	f, err := replaceFile(h.path(stateFile), sealed)
 	if err != nil {
 		return err
 	}

@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"errors"
 	"path/filepath"
+	"strings"
 	"testing"
 
 	"github.com/keyfold/keyfold/envelope"
@@ -65,5 +66,28 @@ func TestOldVersionsUnwrapAfterRotation(t *testing.T) {
 	}
 	if _, err := again.Unwrap(ctx, w); !errors.Is(err, envelope.ErrDisabled) {
 		t.Errorf("disabled version: %v", err)
+	}
+}
+
+// TestImpossibleVersion: an id of the key's family, whose version cannot be one, is
+// of no key here and reaches none.
+func TestImpossibleVersion(t *testing.T) {
+	h, dir := open(t, hsmsim.Options{})
+	if _, err := h.CreateKey(t.Context(), "kek", hsmsim.AES256); err != nil {
+		t.Fatal(err)
+	}
+	kek := mustKEK(t, h, hsmsim.Ref{Name: "kek"})
+	w, err := kek.Wrap(t.Context(), make([]byte, 32))
+	if err != nil {
+		t.Fatal(err)
+	}
+	before := len(readLog(t, dir))
+	for _, version := range []string{"1", "latest", strings.Repeat("A", 32), strings.Repeat("0", 64)} {
+		w.KeyID = w.KeyID[:envelope.FamilySize] + "/" + version
+		_, err := kek.Unwrap(t.Context(), w)
+		wantError(t, err, envelope.ErrUnknownKey, "configure")
+	}
+	if n := len(readLog(t, dir)) - before; n != 0 {
+		t.Errorf("%d operations", n)
 	}
 }

@@ -131,6 +131,28 @@ func TestLogRotates(t *testing.T) {
 	}
 }
 
+// TestLogRotatedByAnother: a handle goes on in the log that another has begun.
+func TestLogRotatedByAnother(t *testing.T) {
+	h, dir := open(t, hsmsim.Options{})
+	other := reopen(t, dir, hsmsim.Options{})
+	log := filepath.Join(dir, "operations.log")
+	if _, err := h.CreateKey(t.Context(), "kek", hsmsim.AES256); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(log, log+".1"); err != nil {
+		t.Fatal(err)
+	}
+	for _, h := range []*hsmsim.HSM{other, h} {
+		if _, err := h.Keys(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+	}
+	b, err := os.ReadFile(log)
+	if n := bytes.Count(b, []byte("\n")); err != nil || n != 2 {
+		t.Errorf("%d lines in the new log, want 2; %v", n, err)
+	}
+}
+
 // TestLogThatCannotBeWritten stops nothing and is reported.
 func TestLogThatCannotBeWritten(t *testing.T) {
 	var warnings bytes.Buffer
