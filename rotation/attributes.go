@@ -18,8 +18,9 @@ type KeyState struct {
 	Epoch uint32
 	// Writer is true for the key that wraps now.
 	Writer bool
-	// Health is what the ring's probe found. Keys that do not write are not probed
-	// and stay Unknown.
+	// Health is what the ring's probe found. Probed are the key that writes, the one
+	// that will, and those that are revoked; of others it is Unknown, or what was
+	// found last when they were among these.
 	Health Health
 	// Info holds the attributes that the back end told last: full name, version,
 	// enabled, dates. It is zero where the back end tells none.
