@@ -79,14 +79,14 @@ func (s *Sealer) now() time.Time {
 	return time.Now()
 }
 
-// renewSoon starts a renewal of k, unless somebody is at it or the last one
-// failed a moment ago. It never waits: not even for the lock.
+// renewSoon starts a renewal of k, unless somebody is at it, k is no longer in
+// use, or the last one failed a moment ago. It never waits: not even for the lock.
 func (s *Sealer) renewSoon(k *sealingKey) {
 	if !s.mu.TryLock() {
 		return
 	}
 	defer s.mu.Unlock()
-	if s.renewal == nil && !s.closed && s.current.Load() == k && !s.now().Before(s.retryAt) {
+	if s.renewal == nil && s.current.Load() == k && !s.now().Before(s.retryAt) {
 		s.startRenewal()
 	}
 }
@@ -183,6 +183,8 @@ func (s *Sealer) use(header []byte, keys *secrets, created time.Time) error {
 	if err != nil {
 		return err
 	}
+	s.using <- struct{}{}
+	defer func() { <-s.using }()
 	if s.options.OnNewDEK != nil && s.ctx.Err() == nil {
 		o, err := k.openKey(keys)
 		if err != nil {

@@ -30,7 +30,9 @@ type SealerOptions struct {
 	// OnNewDEK is called with each DEK before its first use: a new one, and one
 	// resumed. It may pin k in a cache, so that what was just sealed opens without
 	// a remote call, and store k.Header() for [Sealer.Resume]; k is the
-	// receiver's to wipe. Calls that need the DEK wait for it to return.
+	// receiver's to wipe. It is called one DEK at a time, in the order in which
+	// they come into use. Whoever needs the DEK waits for it to return, so it must
+	// not seal, prepare or resume itself.
 	OnNewDEK func(k *OpenKey, created time.Time)
 	// Now is the clock, time.Now if nil.
 	Now func() time.Time
@@ -50,6 +52,8 @@ type Sealer struct {
 	hardLimit uint64 // of messages under one DEK
 
 	current atomic.Pointer[sealingKey] // nil before the first DEK and after Close
+
+	using chan struct{} // takes one token while a DEK is put to use
 
 	ctx    context.Context // ends at Close
 	cancel context.CancelFunc
@@ -91,7 +95,7 @@ func NewSealer(w Wrapper, o SealerOptions) (*Sealer, error) {
 	if o.MaxAge == 0 {
 		o.MaxAge = softMaxAge
 	}
-	s := &Sealer{wrapper: w, options: o, hardLimit: hardMaxMessages}
+	s := &Sealer{wrapper: w, options: o, hardLimit: hardMaxMessages, using: make(chan struct{}, 1)}
 	s.ctx, s.cancel = context.WithCancel(context.Background())
 	return s, nil
 }

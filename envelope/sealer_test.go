@@ -391,6 +391,44 @@ func TestOnNewDEK(t *testing.T) {
 	}
 }
 
+// A Resume while a new DEK is being wrapped: OnNewDEK hears of one after the
+// other, and of the one that stays in use last.
+func TestOnNewDEKInOrder(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		kek := newKEK("kek")
+		earlier := newSealer(t, kek, envelope.SealerOptions{})
+		seal(t, earlier, nil, nil)
+
+		calls, running := 0, 0
+		var last []byte
+		s := newSealer(t, kek, envelope.SealerOptions{OnNewDEK: func(k *envelope.OpenKey, _ time.Time) {
+			calls++
+			if running++; running != 1 {
+				t.Error("two calls at once")
+			}
+			last = k.Header()
+			time.Sleep(time.Duration(3-calls) * time.Second) // the first takes longer
+			running--
+		}})
+		var wg sync.WaitGroup
+		wg.Go(func() {
+			if err := s.Resume(t.Context(), kek, earlier.Header(), time.Now()); err != nil {
+				t.Error(err)
+			}
+		})
+		synctest.Wait()
+		wg.Go(func() {
+			if err := s.Prepare(t.Context()); err != nil {
+				t.Error(err)
+			}
+		})
+		wg.Wait()
+		if calls != 2 || !bytes.Equal(last, s.Header()) {
+			t.Errorf("%d calls, want 2, the last for the DEK in use", calls)
+		}
+	})
+}
+
 // After a restart with a KEK that unwraps only, the DEK of before goes on, is
 // renewed by age as if nothing had happened, and counts its messages anew.
 func TestResume(t *testing.T) {
@@ -509,8 +547,9 @@ func TestClose(t *testing.T) {
 		if err := s.Resume(t.Context(), kek, header, time.Now()); !errors.Is(err, envelope.ErrInvalid) {
 			t.Errorf("Resume: %v, want ErrInvalid", err)
 		}
-		if s.Header() != nil || news != 1 {
-			t.Errorf("a closed sealer has a header, or made DEKs: %d", news)
+		synctest.Wait()
+		if s.Header() != nil || news != 1 || kek.wrapCalls() != 1 {
+			t.Errorf("a closed sealer has a header, made DEKs (%d) or wrapped (%d)", news, kek.wrapCalls())
 		}
 		if _, err := envelope.NewOpener(kek).Open(t.Context(), env, nil); err != nil {
 			t.Errorf("what it sealed: %v", err)
