@@ -95,8 +95,13 @@ var errServiceClosed error = &envelope.Error{
 }
 
 // answered ends every request: it counts it, logs it and gives its error a gRPC
-// status. It is deferred, so that start is taken first.
+// status. It is deferred, so that start is taken first. A panic is counted as the
+// error that it becomes, and goes on to whoever turns it into one.
 func (s *Service) answered(d Domain, op Operation, uid string, start time.Time, err *error) {
+	if p := recover(); p != nil {
+		*err = panicked(p)
+		defer panic(p) // with the stack of the first still below it
+	}
 	e := Event{Domain: d, Operation: op, Class: Class(*err), Duration: s.o.Now().Sub(start)}
 	s.counts.add(e)
 	s.o.Observer.Observe(e)

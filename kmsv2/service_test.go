@@ -273,6 +273,51 @@ func TestObserverAndSnapshot(t *testing.T) {
 	}
 }
 
+// A request that panics is not counted as a good one, and the panic goes on to whom
+// it concerns.
+func TestPanicIsObserved(t *testing.T) {
+	v := newVault(t)
+	ref := v.key("kek")
+	stored := sealedUnder(t, v.kek(ref), v.id(ref))
+	h, _, err := envelope.Inspect(stored.Annotations[kmsv2.AnnotationHeader])
+	must(t, err)
+	kek := &panicking{KEK: v.kek(ref), blob: h.Wraps[0].Blob}
+	seen := &recorder{}
+	p := start(t, setup{ring: rotation.Config{Current: rotation.Key{KEK: kek}}, options: kmsv2.Options{Observer: seen}})
+	p.status()
+	var met any
+	func() {
+		defer func() { met = recover() }()
+		p.Decrypt(context.Background(), "", request(stored))
+	}()
+	if met == nil {
+		t.Error("the panic was swallowed")
+	}
+	seen.mu.Lock()
+	defer seen.mu.Unlock()
+	if e := seen.events[len(seen.events)-1]; e.Operation != kmsv2.OperationDecrypt || e.Class != "internal" {
+		t.Errorf("event %+v", e)
+	}
+	if strings.Contains(p.log.String(), "secret in a panic") {
+		t.Error("the log repeats what the panic said")
+	}
+}
+
+// panicking is a KEK with a bug that one wrapped key brings out.
+type panicking struct {
+	envelope.KEK
+	blob []byte
+}
+
+func (p *panicking) Underlying() envelope.KEK { return p.KEK }
+
+func (p *panicking) Unwrap(ctx context.Context, w envelope.WrappedKey) ([]byte, error) {
+	if bytes.Equal(w.Blob, p.blob) {
+		panic("secret in a panic")
+	}
+	return p.KEK.Unwrap(ctx, w)
+}
+
 func TestNewRefusesContradictions(t *testing.T) {
 	ring, err := rotation.New(oneKey(t), rotation.Options{})
 	must(t, err)
