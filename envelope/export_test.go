@@ -34,6 +34,9 @@ func MessageKey(dek []byte, dekID [16]byte) ([32]byte, error) {
 	return s.message, nil
 }
 
+// Secret is the key that k opens messages with.
+func (k *OpenKey) Secret() [32]byte { return k.key }
+
 // SetHardLimit lowers the number of messages after which s stops.
 func (s *Sealer) SetHardLimit(n uint64) { s.hardLimit = n }
 

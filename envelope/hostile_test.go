@@ -5,6 +5,7 @@ import (
 	"context"
 	"errors"
 	"runtime"
+	"sync"
 	"testing"
 	"time"
 
@@ -94,6 +95,16 @@ func TestEveryTruncation(t *testing.T) {
 	}
 	if n := kek.unwrapCalls() - before; n != 0 {
 		t.Errorf("%d unwraps for messages that are too short", n)
+	}
+	key, err := envelope.OpenHeader(t.Context(), kek, header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for n := range message {
+		p, err := key.Open(message[:n], nil)
+		checkRefused(t, n, p, err)
+		p, err = key.AppendOpen(nil, message[:n], nil)
+		checkRefused(t, n, p, err)
 	}
 	longer := append(bytes.Clone(header), 0)
 	if _, err := opener.OpenDetached(t.Context(), longer, message, nil); !errors.Is(err, envelope.ErrCorrupt) {
@@ -356,6 +367,39 @@ func TestWipedKey(t *testing.T) {
 	key.Wipe()
 	if p, err := key.Open(message, nil); p != nil || !errors.Is(err, envelope.ErrInvalid) {
 		t.Errorf("a wiped key opens %q, %v; want ErrInvalid", p, err)
+	}
+	if key.Secret() != [32]byte{} {
+		t.Error("the key is still there")
+	}
+}
+
+// Calls under way when a key is wiped end well or find it wiped, and none of them
+// leaves a cipher behind for those that come later.
+func TestWipeUnderway(t *testing.T) {
+	kek := newKEK("kek")
+	plaintext := random(64 << 10)
+	env := seal(t, newSealer(t, kek, envelope.SealerOptions{}), plaintext, nil)
+	header, message, _ := envelope.Split(env)
+	for range 300 {
+		key, err := envelope.OpenHeader(t.Context(), kek, header)
+		if err != nil {
+			t.Fatal(err)
+		}
+		var wg sync.WaitGroup
+		started := make(chan struct{})
+		wg.Go(func() {
+			close(started)
+			p, err := key.Open(message, nil)
+			if err == nil && !bytes.Equal(p, plaintext) || err != nil && !errors.Is(err, envelope.ErrInvalid) {
+				t.Errorf("%d bytes, %v", len(p), err)
+			}
+		})
+		<-started
+		key.Wipe()
+		wg.Wait()
+		if _, err := key.Open(message, nil); !errors.Is(err, envelope.ErrInvalid) {
+			t.Fatalf("a wiped key: %v, want ErrInvalid", err)
+		}
 	}
 }
 

@@ -91,6 +91,20 @@ func TestForgedWrap(t *testing.T) {
 	}
 }
 
+// A DEK that does not verify the header's tag decides: no other wrap could make
+// that header good, and none is asked for.
+func TestMismatchIsFinal(t *testing.T) {
+	env := rewrapped(t, nil, newKEK("a"), newKEK("b"))
+	calls := 0
+	opener := envelope.NewOpener(unwrapFunc(func(context.Context, envelope.WrappedKey) ([]byte, error) {
+		calls++
+		return random(envelope.DEKSize), nil
+	}))
+	if _, err := opener.Open(t.Context(), env, nil); !errors.Is(err, envelope.ErrCorrupt) || calls != 1 {
+		t.Errorf("%v after %d unwraps, want ErrCorrupt after 1", err, calls)
+	}
+}
+
 // If no wrap opens, the error is the one with the most hope in it.
 func TestMostHopefulError(t *testing.T) {
 	plain := errors.New("connection reset")

@@ -83,6 +83,42 @@ func TestReadyAfterAuthenticationOnly(t *testing.T) {
 	}
 }
 
+// Of several writers of one DEK, the first whose message authenticates stays
+// ready: those of another run do not push it out in turn.
+func TestReadyStays(t *testing.T) {
+	kek := newKEK("kek")
+	s := newSealer(t, kek, envelope.SealerOptions{})
+	header, first, err := s.SealDetached(t.Context(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if err := s.Resume(t.Context(), kek, header, time.Now()); err != nil {
+		t.Fatal(err)
+	}
+	_, second, err := s.SealDetached(t.Context(), nil, nil)
+	if err != nil {
+		t.Fatal(err)
+	}
+	key, err := envelope.OpenHeader(t.Context(), kek, header)
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, message := range [][]byte{first, second} {
+		if _, err := key.Open(message, nil); err != nil {
+			t.Fatal(err)
+		}
+	}
+	dst := make([]byte, 0, 64)
+	n := testing.AllocsPerRun(10, func() {
+		if _, err := key.AppendOpen(dst, first, nil); err != nil {
+			t.Fatal(err)
+		}
+	})
+	if n != 0 {
+		t.Errorf("%v allocations: the first selector is no longer ready", n)
+	}
+}
+
 // The hot paths, with a key at hand: nothing beyond the result is allocated that
 // plain GCM does not allocate as well (which is nothing, but for FIPS mode under
 // the race detector).

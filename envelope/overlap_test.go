@@ -39,7 +39,7 @@ func TestOverlap(t *testing.T) {
 		{"AppendSeal aad", other,
 			func(dst, in []byte) ([]byte, error) { return s.AppendSeal(t.Context(), dst, plaintext, in) },
 			func(b []byte) error { return opens(t, opener, b, other, plaintext) }},
-		{"AppendSealDetached message", plaintext,
+		{"AppendSealDetached message, plaintext", plaintext,
 			func(dst, in []byte) ([]byte, error) {
 				h, m, err := s.AppendSealDetached(t.Context(), nil, dst, in, other)
 				if err == nil && !bytes.Equal(h, header) {
@@ -48,7 +48,19 @@ func TestOverlap(t *testing.T) {
 				return m, err
 			},
 			func(b []byte) error { return opens(t, opener, append(bytes.Clone(header), b...), other, plaintext) }},
-		{"AppendSealDetached header", other,
+		{"AppendSealDetached message, aad", other,
+			func(dst, in []byte) ([]byte, error) {
+				_, m, err := s.AppendSealDetached(t.Context(), nil, dst, plaintext, in)
+				return m, err
+			},
+			func(b []byte) error { return opens(t, opener, append(bytes.Clone(header), b...), other, plaintext) }},
+		{"AppendSealDetached header, plaintext", plaintext,
+			func(dst, in []byte) ([]byte, error) {
+				h, _, err := s.AppendSealDetached(t.Context(), dst, nil, in, other)
+				return h, err
+			},
+			func(b []byte) error { return equal(b, header) }},
+		{"AppendSealDetached header, aad", other,
 			func(dst, in []byte) ([]byte, error) {
 				h, _, err := s.AppendSealDetached(t.Context(), dst, nil, plaintext, in)
 				return h, err
@@ -65,6 +77,19 @@ func TestOverlap(t *testing.T) {
 				return opener.AppendOpenDetached(t.Context(), dst, in, message, other)
 			},
 			func(b []byte) error { return equal(b, plaintext) }},
+		{"AppendOpenDetached message", message,
+			func(dst, in []byte) ([]byte, error) {
+				return opener.AppendOpenDetached(t.Context(), dst, header, in, other)
+			},
+			func(b []byte) error { return equal(b, plaintext) }},
+		{"AppendOpenDetached aad", other,
+			func(dst, in []byte) ([]byte, error) {
+				return opener.AppendOpenDetached(t.Context(), dst, header, message, in)
+			},
+			func(b []byte) error { return equal(b, plaintext) }},
+		{"AppendSeal empty plaintext", nil, // which shares memory with nothing
+			func(dst, in []byte) ([]byte, error) { return s.AppendSeal(t.Context(), dst, in, other) },
+			func(b []byte) error { return opens(t, opener, b, other, nil) }},
 		{"OpenKey.AppendOpen message", message,
 			func(dst, in []byte) ([]byte, error) { return key.AppendOpen(dst, in, other) },
 			func(b []byte) error { return equal(b, plaintext) }},
@@ -85,7 +110,7 @@ func TestOverlap(t *testing.T) {
 				before := bytes.Clone(arena)
 				existing := bytes.Clone(dst)
 
-				shares := start < dstCap && start+n > dstLen // with the spare capacity
+				shares := n > 0 && start < dstCap && start+n > dstLen // with the spare capacity
 				got, err := op.run(dst, in)
 				if shares {
 					if !errors.Is(err, envelope.ErrInvalid) || !bytes.Equal(arena, before) {

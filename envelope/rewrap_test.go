@@ -222,8 +222,12 @@ func TestRewrapPanic(t *testing.T) {
 		r.Rewrap(t.Context(), env)
 	}()
 	target.setOnWrap(nil)
-	if _, err := r.Rewrap(t.Context(), env); err != nil {
-		t.Error(err)
+	again, err := r.Rewrap(t.Context(), env)
+	if err != nil {
+		t.Fatal(err)
+	}
+	if _, err := envelope.NewOpener(target).Open(t.Context(), again, nil); err != nil {
+		t.Errorf("rewrapped after the panic: %v", err)
 	}
 }
 

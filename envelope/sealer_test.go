@@ -350,11 +350,45 @@ func TestPrepareRetries(t *testing.T) {
 	if err := s.Prepare(t.Context()); err != nil || kek.wrapCalls() != 3 {
 		t.Errorf("%v after %d wraps, want 3", err, kek.wrapCalls())
 	}
-	cancelled, cancel := context.WithCancel(t.Context())
-	cancel()
-	if err := newSealer(t, kek, envelope.SealerOptions{}).Prepare(cancelled); !errors.Is(err, context.Canceled) || kek.wrapCalls() != 3 {
-		t.Errorf("cancelled: %v after %d wraps", err, kek.wrapCalls())
-	}
+}
+
+// A caller that has given up already starts nothing.
+func TestPrepareCancelled(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		kek := newKEK("kek")
+		s := newSealer(t, kek, envelope.SealerOptions{})
+		ctx, cancel := context.WithCancel(t.Context())
+		cancel()
+		if err := s.Prepare(ctx); !errors.Is(err, envelope.ErrUnreachable) || !errors.Is(err, context.Canceled) {
+			t.Errorf("%v, want ErrUnreachable and context.Canceled", err)
+		}
+		synctest.Wait()
+		if n := kek.wrapCalls(); n != 0 {
+			t.Errorf("%d wraps, want none", n)
+		}
+	})
+}
+
+// A renewal is held back after a failure, and no longer after a success.
+func TestBackoffEndsWithSuccess(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		kek := newKEK("kek")
+		s := newSealer(t, kek, envelope.SealerOptions{MaxMessages: 1})
+		kek.setFail(envelope.ErrUnreachable)
+		if err := s.Prepare(t.Context()); !errors.Is(err, envelope.ErrUnreachable) {
+			t.Fatalf("%v, want ErrUnreachable", err)
+		}
+		kek.setFail(nil)
+		if err := s.Prepare(t.Context()); err != nil {
+			t.Fatal(err)
+		}
+		synctest.Wait()
+		seal(t, s, nil, nil)
+		synctest.Wait()
+		if n := kek.wrapCalls(); n != 3 {
+			t.Errorf("%d wraps, want the failed one, the first DEK's and its renewal's", n)
+		}
+	})
 }
 
 // OnNewDEK sees every DEK before any message does, and its key opens them all.
