@@ -17,10 +17,10 @@
 //
 // A [Sealer] seals. It makes a DEK, has it wrapped by a [Wrapper], and renews it
 // in time. An [Opener] opens, by way of an [Unwrapper] or, where that is a
-// network call, a cache of opened keys (any [KeySource]). Both have three pairs
-// of methods that do the same: Seal and Open allocate their result, AppendSeal
-// and AppendOpen append it to a buffer of the caller's and allocate nothing,
-// and those ending in Detached keep the header apart from the message.
+// network call, a cache of opened keys (any [KeySource]). Both have four methods
+// that do the same: Seal and Open allocate their result, AppendSeal and AppendOpen
+// append it to a buffer of the caller's and allocate nothing if it fits, and both
+// have a variant ending in Detached that keeps the header apart from the message.
 //
 // Whoever writes a back end implements [KEK], two methods, and runs package
 // kektest on it. What more a back end can do (describe its key, list versions) it
@@ -65,8 +65,8 @@
 //   - The caller's slices are not kept and, but for the destinations of the
 //     appending methods, not written to. A destination that overlaps an input is
 //     refused, [ErrInvalid], before anything is written.
-//   - Nonces are random, and a DEK stops after 2^28 messages, long before random
-//     nonces could repeat. What an envelope brought along never seals: an
+//   - Nonces are random, and no sub-key seals more than 2^28 messages, at which
+//     the chance that any two nonces are the same is 2^-41. What an envelope brought along never seals: an
 //     [OpenKey] only opens.
 //   - Errors have a class, which errors.Is finds: [ErrCorrupt], [ErrUnknownKey],
 //     [ErrUnreachable] and so on. [Error] has the details. None shows a key or a

@@ -103,7 +103,7 @@ func TestOverlap(t *testing.T) {
 			for start := -n - 1; start <= dstCap+1; start++ {
 				arena := make([]byte, n+1+dstCap+1+n)
 				at := n + 1 + start // of the input, with the destination at n+1
-				in := arena[at : at+n : at+n]
+				in := arena[at : at+n]
 				dst := arena[n+1 : n+1+dstLen : n+1+dstCap]
 				copy(dst, "existing")
 				copy(in, op.input)

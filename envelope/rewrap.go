@@ -18,6 +18,9 @@ const rewrapMemory = 1024
 // A rewrapped envelope is as trustworthy as the old one was, no more, and whoever
 // keeps an old header and the old KEK can open its messages for ever: rewrapping
 // does not revoke a DEK that got out.
+//
+// What it remembers is bounded by number and not by time. When a target has begun
+// to wrap under another key or version, make a new Rewrapper.
 type Rewrapper struct {
 	unwrapper Unwrapper
 	targets   []Wrapper

@@ -240,18 +240,23 @@ func makeValid(t *testing.T, name string, draw func(int) []byte, wraps []vectorW
 		t.Fatal(err)
 	}
 	v.Header = header
-	key, err := envelope.MessageKey(v.DEK, [16]byte(v.DEKID))
-	if err != nil {
-		t.Fatal(err)
-	}
-	nonce := [24]byte(append(bytes.Clone(v.Selector), v.Nonce...))
-	v.Message = append(bytes.Clone(nonce[:]), sealXAES(t, &key, nonce, plaintext, aad)...)
+	v.Message = sealedUnder(t, v.DEK, v)
 	d, err := decode(v.Header, v.Message, v.AAD, v.DEK)
 	if err != nil {
 		t.Fatal(err)
 	}
 	v.PRK, v.MessageKey, v.HeaderKey, v.Subkey = d.prk, d.messageKey, d.headerKey, d.subkey
 	return v
+}
+
+// sealedUnder is the message of v under a DEK.
+func sealedUnder(t *testing.T, dek []byte, v validVector) []byte {
+	key, err := envelope.MessageKey(dek, [16]byte(v.DEKID))
+	if err != nil {
+		t.Fatal(err)
+	}
+	nonce := [24]byte(append(bytes.Clone(v.Selector), v.Nonce...))
+	return append(bytes.Clone(nonce[:]), sealXAES(t, &key, nonce, v.Plaintext, v.AAD)...)
 }
 
 // makeInvalid breaks one rule at a time. The tag is right again each time unless
@@ -280,6 +285,9 @@ func makeInvalid(t *testing.T, from validVector) (all []invalidVector) {
 	add("length", "header length one too large", func(v *invalidVector) {
 		binary.BigEndian.PutUint16(v.Header[5:], uint16(len(v.Header)+1))
 	}, true)
+	add("shorter length", "header length one too small", func(v *invalidVector) {
+		binary.BigEndian.PutUint16(v.Header[5:], uint16(len(v.Header)-1))
+	}, true)
 	add("no wraps", "wrap count 0", wraps(), true)
 	add("nine wraps", "wrap count 9", wraps(manyWraps(9)...), true)
 	add("empty key id", "key id of 0 bytes", wraps(envelope.WrappedKey{Algorithm: "A", Blob: blob}), true)
@@ -288,7 +296,8 @@ func makeInvalid(t *testing.T, from validVector) (all []invalidVector) {
 		envelope.WrappedKey{KeyID: "k", Algorithm: "A", Blob: blob}, envelope.WrappedKey{KeyID: "k", Algorithm: "B", Blob: blob}), true)
 	add("empty algorithm", "algorithm of 0 bytes", wraps(envelope.WrappedKey{KeyID: "k", Blob: blob}), true)
 	add("long algorithm", "algorithm of 65 bytes", wraps(envelope.WrappedKey{KeyID: "k", Algorithm: strings.Repeat("a", 65), Blob: blob}), true)
-	add("empty blob", "blob of 0 bytes", wraps(envelope.WrappedKey{KeyID: "k", Algorithm: "A"}), true)
+	add("unprintable algorithm", "algorithm with a DEL", wraps(envelope.WrappedKey{KeyID: "k", Algorithm: "A\x7f", Blob: blob}), true)
+	add("empty blob", "blob of 0 bytes", wraps(envelope.WrappedKey{KeyID: "key", Algorithm: "A", Blob: nil}), true)
 	add("long blob", "blob of 4097 bytes", wraps(envelope.WrappedKey{KeyID: "k", Algorithm: "A", Blob: make([]byte, 4097)}), true)
 	add("bytes before the tag", "a byte between the last wrap and the tag", func(v *invalidVector) {
 		v.Header = append(v.Header, 0)
@@ -297,7 +306,11 @@ func makeInvalid(t *testing.T, from validVector) (all []invalidVector) {
 	add("bytes after the header", "a detached header followed by a byte", func(v *invalidVector) { v.Header = append(v.Header, 0) }, false)
 	add("tag", "the header's tag, one bit", func(v *invalidVector) { v.Header[len(v.Header)-1] ^= 1 }, false)
 	add("DEK id", "the DEK id, one bit, under the old tag", func(v *invalidVector) { v.Header[7] ^= 1 }, false)
-	add("short DEK", "a DEK of 31 bytes", func(v *invalidVector) { v.DEK = v.DEK[:31] }, false)
+	add("short DEK", "a DEK of 31 bytes, which the tag and the message are made with", func(v *invalidVector) {
+		v.DEK = v.DEK[:31]
+		copy(v.Header[len(v.Header)-32:], independentTag(v.Header, v.DEK, from.DEKID))
+		v.Message = sealedUnder(t, v.DEK, from)
+	}, false)
 	add("another DEK", "a DEK that is not this header's", func(v *invalidVector) { v.DEK[0] ^= 1 }, false)
 	add("short message", "a message of 39 bytes", func(v *invalidVector) { v.Message = v.Message[:39] }, false)
 	add("selector", "the selector, one bit", func(v *invalidVector) { v.Message[0] ^= 1 }, false)
