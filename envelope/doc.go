@@ -66,8 +66,8 @@
 //     appending methods, not written to. A destination that overlaps an input is
 //     refused, [ErrInvalid], before anything is written.
 //   - Nonces are random, and no sub-key seals more than 2^28 messages, at which
-//     the chance that any two nonces are the same is 2^-41. What an envelope brought along never seals: an
-//     [OpenKey] only opens.
+//     the chance that any two nonces are the same is 2^-41. What an envelope
+//     brought along never seals: an [OpenKey] only opens.
 //   - Errors have a class, which errors.Is finds: [ErrCorrupt], [ErrUnknownKey],
 //     [ErrUnreachable] and so on. [Error] has the details. None shows a key or a
 //     plaintext.
