@@ -13,6 +13,7 @@ import (
 
 	"github.com/keyfold/keyfold/cache"
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 )
 
 func newCache(t testing.TB, u envelope.Unwrapper, o cache.Options) *cache.Cache {
@@ -247,7 +248,7 @@ func TestServedWhileOneOfItsKeysIsAdmitted(t *testing.T) {
 }
 
 func TestAge(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{MaxAge: time.Hour})
 		s, own := kek.seal(t), kek.seal(t)

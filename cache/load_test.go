@@ -14,10 +14,11 @@ import (
 
 	"github.com/keyfold/keyfold/cache"
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 )
 
 func TestSingleFlight(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
@@ -37,7 +38,7 @@ func TestSingleFlight(t *testing.T) {
 // The first caller leaves; the call that it began goes on under its request id, for
 // the others and for the next.
 func TestCallerGivesUp(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
@@ -74,7 +75,7 @@ func TestCallerGivesUp(t *testing.T) {
 }
 
 func TestEverybodyGivesUpAndTheResultIsKept(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
@@ -111,7 +112,7 @@ func TestContextAlreadyEnded(t *testing.T) {
 
 // A load that hangs ends by itself, and is tried anew afterwards.
 func TestLoadIsBounded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		s := kek.seal(t)
@@ -128,7 +129,7 @@ func TestLoadIsBounded(t *testing.T) {
 }
 
 func TestLoadsAtOnceAreBounded(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		var now, most atomic.Int64
@@ -158,7 +159,7 @@ func TestLoadsAtOnceAreBounded(t *testing.T) {
 
 // What nobody waits for any more, and has not begun, is not begun.
 func TestQueuedLoadsAreCalledOff(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newFakeKEK("k")
 		c := newCache(t, kek, cache.Options{})
 		kek.disturb(func(context.Context) error { time.Sleep(10 * time.Second); return nil })
@@ -205,7 +206,7 @@ func TestFailureMemory(t *testing.T) {
 		{&envelope.Error{Class: envelope.ErrCorrupt, Err: envelope.ErrThrottled}, false},
 	} {
 		t.Run(fmt.Sprint(tt.err), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				kek, g := newFakeKEK("k"), newGate()
 				c := newCache(t, kek, cache.Options{Gate: g, FailureTTL: 10 * time.Second})
 				s := kek.seal(t)

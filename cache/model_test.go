@@ -12,6 +12,7 @@ import (
 
 	"github.com/keyfold/keyfold/cache"
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 )
 
 // TestModel runs random operations against the cache and against what it should be:
@@ -19,7 +20,7 @@ import (
 // that the model need not know what an LRU evicts.
 func TestModel(t *testing.T) {
 	for seed := range uint64(8) {
-		bubble(t, func(t *testing.T) { runModel(t, rand.New(rand.NewPCG(seed, 1)), 1500) })
+		bubble.Test(t, func(t *testing.T) { runModel(t, rand.New(rand.NewPCG(seed, 1)), 1500) })
 	}
 }
 

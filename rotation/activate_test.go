@@ -6,11 +6,12 @@ import (
 	"testing/synctest"
 	"time"
 
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/rotation"
 )
 
 func TestActivateAt(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		at := time.Now().Add(time.Hour)
 		cfg := two(v.key("a", "2"), v.key("a", "1"))
@@ -72,7 +73,7 @@ func TestActivateAtWithoutRun(t *testing.T) {
 // one that is set back does not bring the key before back, whose id has been
 // replaced by then.
 func TestActivateAtWhenTheClockIsSet(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		var skew atomic.Int64
 		now := func() time.Time { return time.Now().Add(time.Duration(skew.Load())) }

@@ -8,6 +8,7 @@ import (
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/rotation"
 )
 
@@ -50,7 +51,7 @@ func TestHealth(t *testing.T) {
 		"a vault that returns other keys": {ok, {s, nil, envelope.ErrCorrupt, rotation.Unavailable}, {time.Hour, nil, envelope.ErrCorrupt, rotation.Unavailable}},
 	} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				v := newVault()
 				log := new(logbook)
 				r := newRing(t, one(v.key("a", "1")), rotation.Options{Logger: log.logger()})
@@ -103,7 +104,7 @@ func TestHealth(t *testing.T) {
 // Started under an expired key, a ring has never wrapped: what it opens tells it
 // later whether the key still reads. What does not open tells it nothing.
 func TestExpiredFromTheStart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, two(v.key("a", "2"), v.key("a", "1")), rotation.Options{})
 		own, other := mustWrap(t, v.key("a", "2")), mustWrap(t, v.key("a", "3"))
@@ -131,7 +132,7 @@ func TestExpiredFromTheStart(t *testing.T) {
 // A revoked version is refused here, under any epoch and in any role; other versions
 // of the same key are left to the vault.
 func TestRevokedIsRefusedLocally(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, rotation.Config{
 			Current: rotation.Key{KEK: v.key("a", "2"), Epoch: 1}, Previous: &rotation.Key{KEK: v.key("a", "1")},
@@ -193,7 +194,7 @@ func TestRevocationBound(t *testing.T) {
 	} {
 		for _, phase := range []time.Duration{0, time.Millisecond, 7 * time.Second, 13*time.Second + 600*time.Millisecond} {
 			t.Run(name, func(t *testing.T) {
-				bubble(t, func(t *testing.T) {
+				bubble.Test(t, func(t *testing.T) {
 					v := newVault()
 					r := newRing(t, one(v.key("a", "1")), rotation.Options{})
 					if b := r.RevocationBound(); b > time.Minute {
@@ -243,7 +244,7 @@ func (k slow) Wrap(ctx context.Context, dek []byte) (envelope.WrappedKey, error)
 
 // The bound counts from the vault's view of the key, not from its answer.
 func TestRevocationBoundWithASlowVault(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, one(slow{v.key("a", "1")}), rotation.Options{})
 		start(t, r)
@@ -260,7 +261,7 @@ func TestRevocationBoundWithASlowVault(t *testing.T) {
 }
 
 func TestOutageIsRiddenOut(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, one(v.key("a", "1")), rotation.Options{})
 		start(t, r)
@@ -288,7 +289,7 @@ func TestOutageIsRiddenOut(t *testing.T) {
 // A vault that answers nothing at all cannot hold up the probe for longer than its
 // time-out, and an outage at the start ends within seconds of the vault's return.
 func TestHangingVault(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		v.hang = true
 		r := newRing(t, one(v.key("a", "1")), rotation.Options{})
@@ -318,7 +319,7 @@ func TestVaultThatReturnsOtherKeys(t *testing.T) {
 
 // Whatever stands in stored data, health does not move.
 func TestStoredDataNeverChangesHealth(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, two(v.key("a", "2"), v.key("a", "1")), rotation.Options{})
 		start(t, r)
@@ -344,7 +345,7 @@ func TestStoredDataNeverChangesHealth(t *testing.T) {
 // The key that will write is rehearsed, so that trouble shows before its time, and
 // does not touch the health of the one that writes.
 func TestTheComingWriterIsRehearsed(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		v.refuse("2", envelope.ErrForbidden)
 		log := new(logbook)
@@ -363,7 +364,7 @@ func TestTheComingWriterIsRehearsed(t *testing.T) {
 }
 
 func TestReloadIsProbedAtOnce(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, one(v.key("a", "1")), rotation.Options{})
 		start(t, r)
@@ -378,7 +379,7 @@ func TestReloadIsProbedAtOnce(t *testing.T) {
 
 // Two dozen probes a few minutes long: the pace stays within what vaults allow.
 func TestPace(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, one(v.key("a", "1")), rotation.Options{})
 		start(t, r)

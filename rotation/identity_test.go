@@ -8,6 +8,7 @@ import (
 	"testing/synctest"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/rotation"
 )
 
@@ -208,7 +209,7 @@ func TestNameIsLearned(t *testing.T) {
 		check(t, r)
 	})
 	t.Run("from a description", func(t *testing.T) {
-		bubble(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			b := v.anyVersion("b")
 			r := newRing(t, config(&describing{bare{b}, b.(envelope.Describer)}), rotation.Options{})
 			start(t, r)

@@ -6,6 +6,7 @@ import (
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/rotation"
 )
 
@@ -13,7 +14,7 @@ const day = 24 * time.Hour
 
 // Thirty days, seven days and one day ahead, once each, for every key of the ring.
 func TestExpiryIsAnnounced(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		log := new(logbook)
 		expires := time.Now().Add(40 * day)
@@ -52,7 +53,7 @@ func TestExpiryIsAnnounced(t *testing.T) {
 }
 
 func TestKeysShowAttributes(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		v.latest["b"] = "9"
 		expires := time.Now().Add(300 * day)

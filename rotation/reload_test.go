@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/rotation"
 )
 
@@ -170,7 +171,7 @@ func TestDropGuardFollowsIDsThatMoveOn(t *testing.T) {
 
 // What is known of a key stays known when a reload makes it anew.
 func TestReloadKeepsHistory(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, one(v.key("a", "1")), rotation.Options{})
 		start(t, r)
@@ -203,7 +204,7 @@ func TestReloadKeepsHistory(t *testing.T) {
 // However often it is reloaded, a ring notices within the bound that its key was
 // taken away.
 func TestReloadsDoNotPutARevocationOff(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, one(v.key("a", "1")), rotation.Options{})
 		start(t, r)
@@ -221,7 +222,7 @@ func TestReloadsDoNotPutARevocationOff(t *testing.T) {
 // A refusal of the time before a key ceased to write confirms nothing once it writes
 // again.
 func TestRefusalIsForgottenWithTheRole(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		a, b := v.key("a", "1"), v.key("b", "1")
 		r := newRing(t, one(a), rotation.Options{})

@@ -9,6 +9,7 @@ import (
 
 	"github.com/keyfold/keyfold/cache"
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/rotation"
 )
 
@@ -125,7 +126,7 @@ func TestGoingBackTakesANewEpoch(t *testing.T) {
 }
 
 func TestLastUsed(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault()
 		r := newRing(t, rotation.Config{
 			Current: rotation.Key{KEK: v.key("a", "2")}, Previous: &rotation.Key{KEK: v.key("a", "1")},
