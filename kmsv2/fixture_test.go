@@ -194,7 +194,13 @@ func bubble(t *testing.T, f func(t *testing.T)) {
 	if fips140.Enabled() {
 		cryptotest.SetGlobalRandom(t, 1)
 	}
-	synctest.Test(t, f)
+	synctest.Test(t, func(t *testing.T) {
+		// A test that hangs does not stand still here: the probes go on, years pass, and
+		// what they log fills the memory.
+		hangs := time.AfterFunc(30*24*time.Hour, func() { panic("the test hangs") })
+		defer hangs.Stop()
+		f(t)
+	})
 }
 
 // pass lets time pass, and everything that it brings about.

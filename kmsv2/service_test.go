@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"encoding/json"
+	"fmt"
 	"slices"
 	"strings"
 	"sync"
@@ -117,39 +118,41 @@ func TestCallersSlicesAreLeftAlone(t *testing.T) {
 func TestConcurrentRequests(t *testing.T) {
 	v := newVault(t)
 	first, second := v.key("kek"), v.key("kek")
-	p := start(t, setup{ring: v.current(first), options: kmsv2.Options{StateDir: t.TempDir()}})
+	// Quiet: the requests are without number, and so would be the lines of the log.
+	p := start(t, setup{ring: v.current(first), options: kmsv2.Options{StateDir: t.TempDir()}, quiet: true})
 	p.status()
+	ctx, cancel := context.WithTimeout(context.Background(), 20*time.Second)
 	var wg sync.WaitGroup
-	stop := make(chan struct{})
-	work := func(f func()) {
+	defer wg.Wait()
+	defer cancel()
+	// work repeats f until the end or its first error.
+	work := func(f func() error) {
 		wg.Go(func() {
-			for {
-				select {
-				case <-stop:
+			for ctx.Err() == nil {
+				if err := f(); err != nil {
+					t.Error(err)
 					return
-				default:
-					f()
 				}
 			}
 		})
 	}
 	for range 4 {
-		work(func() {
+		work(func() error {
 			r, err := p.Encrypt(context.Background(), "u", []byte("seed"))
 			if err != nil {
-				t.Error(err)
-				return
+				return err
 			}
-			if got, err := p.Decrypt(context.Background(), "u", request(r)); err != nil || string(got) != "seed" {
-				t.Errorf("Decrypt = %q, %v", got, err)
+			got, err := p.Decrypt(context.Background(), "u", request(r))
+			if err == nil && string(got) != "seed" {
+				err = fmt.Errorf("Decrypt = %q", got)
 			}
+			return err
 		})
 	}
-	work(func() { p.Snapshot() })
-	work(func() {
-		if _, err := p.Status(context.Background()); err != nil {
-			t.Error(err)
-		}
+	work(func() error { p.Snapshot(); return nil })
+	work(func() error {
+		_, err := p.Status(context.Background())
+		return err
 	})
 	for i := range 6 {
 		to, from := first, second
@@ -160,16 +163,15 @@ func TestConcurrentRequests(t *testing.T) {
 		c.Current.Epoch = uint32(i + 1)
 		must(t, p.ring.Reload(c))
 		want := p.ring.Writer().KeyID
-		for {
-			r, err := p.Status(within(t, 10*time.Second))
-			must(t, err)
-			if r.KeyID == want {
-				break
+		for got := ""; got != want; {
+			if ctx.Err() != nil {
+				t.Fatalf("Status goes on reporting %q, not %q", got, want)
 			}
+			r, err := p.Status(context.Background())
+			must(t, err)
+			got = r.KeyID
 		}
 	}
-	close(stop)
-	wg.Wait()
 }
 
 // The uid leads from the API server's log to ours and to the vault's.
