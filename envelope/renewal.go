@@ -27,7 +27,7 @@ type renewal struct {
 // errors are the KEK's.
 func (s *Sealer) Prepare(ctx context.Context) error {
 	k := s.current.Load()
-	if k == nil || k.messages.Load() >= s.hardLimit {
+	if !k.usable(s.hardLimit) {
 		return s.renewNow(ctx)
 	}
 	if s.due(k) {
@@ -59,6 +59,9 @@ func (s *Sealer) Resume(ctx context.Context, u Unwrapper, header []byte, created
 	}
 	return s.use(p.raw, keys, created)
 }
+
+// usable tells whether k, which may be nil, has messages left.
+func (k *sealingKey) usable(limit uint64) bool { return k != nil && k.messages.Load() < limit }
 
 // due tells whether a soft limit of k is reached.
 func (s *Sealer) due(k *sealingKey) bool {
@@ -102,10 +105,14 @@ func (s *Sealer) renewNow(ctx context.Context) error {
 	}
 	select {
 	case <-r.done:
-		return r.err
+		err = r.err
 	case <-ctx.Done():
-		return waitEnded(ctx.Err())
+		err = waitEnded(ctx.Err())
 	}
+	if err != nil && s.current.Load().usable(s.hardLimit) {
+		return nil // a DEK was resumed meanwhile
+	}
+	return err
 }
 
 // joinRenewal returns the renewal to wait for: the one under way, or a new one.
@@ -119,15 +126,14 @@ func (s *Sealer) joinRenewal() (*renewal, error) {
 	if s.renewal != nil {
 		return s.renewal, nil
 	}
-	if k := s.current.Load(); k != nil {
-		if k.messages.Load() < s.hardLimit {
-			return nil, nil
-		}
-		// Spent. Every Seal comes here now, and must not bring down on the KEK what
-		// renewSoon spares it.
-		if s.lastErr != nil && s.now().Before(s.retryAt) {
-			return nil, s.lastErr
-		}
+	k := s.current.Load()
+	if k.usable(s.hardLimit) {
+		return nil, nil
+	}
+	// Under a spent DEK every Seal comes here, and must not bring down on the KEK
+	// what renewSoon spares it.
+	if k != nil && s.lastErr != nil && s.now().Before(s.retryAt) {
+		return nil, s.lastErr
 	}
 	s.startRenewal()
 	return s.renewal, nil

@@ -513,6 +513,39 @@ func TestResume(t *testing.T) {
 	})
 }
 
+// Who waits for a wrap that fails in the end goes on under a DEK that was resumed
+// meanwhile.
+func TestResumeBesideFailingWrap(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		kek := newKEK("kek")
+		earlier := newSealer(t, kek, envelope.SealerOptions{})
+		seal(t, earlier, nil, nil)
+		kek.setOnWrap(func(ctx context.Context) error { <-ctx.Done(); return ctx.Err() })
+
+		s := newSealer(t, kek, envelope.SealerOptions{})
+		var wg sync.WaitGroup
+		for _, patience := range []time.Duration{time.Second, time.Hour} {
+			ctx, cancel := context.WithTimeout(t.Context(), patience)
+			defer cancel()
+			wg.Go(func() {
+				if _, err := s.Seal(ctx, nil, nil); err != nil {
+					t.Errorf("Seal within %v: %v", patience, err)
+				}
+			})
+			wg.Go(func() {
+				if err := s.Prepare(ctx); err != nil {
+					t.Errorf("Prepare within %v: %v", patience, err)
+				}
+			})
+		}
+		synctest.Wait()
+		if err := s.Resume(t.Context(), kek, earlier.Header(), time.Now()); err != nil {
+			t.Error(err)
+		}
+		wg.Wait()
+	})
+}
+
 // A DEK that was too old when it was resumed is renewed with the first message,
 // and a date in the future is no way to make it last.
 func TestResumeDates(t *testing.T) {
