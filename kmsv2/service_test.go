@@ -270,6 +270,9 @@ func TestObserverAndSnapshot(t *testing.T) {
 	}
 	raw, err := json.Marshal(snap)
 	must(t, err)
+	if k := snap.Keys[0]; !k.Writer || k.ID != v.id(ref) || k.LastWrap.IsZero() || !strings.Contains(string(raw), `"role":"current"`) {
+		t.Errorf("key %+v in %s", k, raw)
+	}
 	if strings.Contains(string(raw), "secret word") {
 		t.Error("the snapshot holds plaintext")
 	}

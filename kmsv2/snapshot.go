@@ -24,11 +24,12 @@ type Snapshot struct {
 	KeyID         string `json:"keyID"`
 	ReportedKeyID string `json:"reportedKeyID"`
 	// DEK is the data key in use, nil if there is none.
-	DEK      *DEKSnapshot        `json:"dek,omitempty"`
-	Health   HealthSnapshot      `json:"health"`
-	Keys     []rotation.KeyState `json:"keys"`
-	Settings SettingsSnapshot    `json:"settings"`
-	Cache    cache.Stats         `json:"cache"`
+	DEK    *DEKSnapshot   `json:"dek,omitempty"`
+	Health HealthSnapshot `json:"health"`
+	// Keys are in the order of [rotation.Ring.Keys].
+	Keys     []KeySnapshot    `json:"keys"`
+	Settings SettingsSnapshot `json:"settings"`
+	Cache    cache.Stats      `json:"cache"`
 	// Requests are sorted by domain, operation and class.
 	Requests []Count `json:"requests"`
 }
@@ -55,6 +56,28 @@ type HealthSnapshot struct {
 	LastOK time.Time     `json:"lastOK,omitzero"`
 }
 
+// KeySnapshot is a [rotation.KeyState] with the names and texts of JSON: an error as
+// it stands may not marshal, or hold more than its text.
+type KeySnapshot struct {
+	Role   rotation.Role `json:"role"`
+	Writer bool          `json:"writer"`
+	// ID is the id that the key writes, or that of its latest version if it is not
+	// pinned; "" while unknown. Name is for people.
+	ID   string `json:"id"`
+	Name string `json:"name,omitempty"`
+	// Enabled and the dates are what the back end told last; nil and zero: nothing.
+	Enabled   *bool     `json:"enabled,omitempty"`
+	Created   time.Time `json:"created,omitzero"`
+	NotBefore time.Time `json:"notBefore,omitzero"`
+	Expires   time.Time `json:"expires,omitzero"`
+	// State is "unknown" for a key that is not probed.
+	State           string    `json:"state"`
+	Error           string    `json:"error,omitempty"`
+	AttributesError string    `json:"attributesError,omitempty"`
+	LastWrap        time.Time `json:"lastWrap,omitzero"`
+	LastUnwrap      time.Time `json:"lastUnwrap,omitzero"`
+}
+
 // SettingsSnapshot are the bounds that decide what is refused, and when.
 type SettingsSnapshot struct {
 	OutageGraceSeconds     float64 `json:"outageGraceSeconds"`
@@ -73,7 +96,7 @@ func (s *Service) Snapshot() Snapshot {
 			State: health.State.String(), Role: writer.Role, KeyID: writer.KeyID,
 			Error: errorText(health.Err), Class: Class(health.Err), Since: health.Since, LastOK: health.LastOK,
 		},
-		Keys: s.ring.Keys(),
+		Keys: describeKeys(s.ring.Keys()),
 		Settings: SettingsSnapshot{
 			OutageGraceSeconds:     s.o.OutageGrace.Seconds(),
 			RevocationBoundSeconds: max(s.ring.RevocationBound(), heldOverBound).Seconds(),
@@ -99,6 +122,23 @@ func (s *Service) Snapshot() Snapshot {
 		snap.ReportedKeyID = keys.reported.keyID
 	}
 	return snap
+}
+
+func describeKeys(states []rotation.KeyState) []KeySnapshot {
+	keys := make([]KeySnapshot, 0, len(states))
+	for _, k := range states {
+		own := KeySnapshot{
+			Role: k.Role, Writer: k.Writer, ID: cmp.Or(k.ID, k.Info.ID), Name: k.Info.Name,
+			Created: k.Info.Created, NotBefore: k.Info.NotBefore, Expires: k.Info.Expires,
+			State: k.Health.State.String(), Error: errorText(k.Health.Err), AttributesError: errorText(k.AttributesErr),
+			LastWrap: k.LastWrap, LastUnwrap: k.LastUnwrap,
+		}
+		if k.Info.ID != "" {
+			own.Enabled = &k.Info.Enabled
+		}
+		keys = append(keys, own)
+	}
+	return keys
 }
 
 func (s *Service) describeDEK(d savedDEK, now time.Time) *DEKSnapshot {

@@ -1,7 +1,6 @@
 package main
 
 import (
-	"cmp"
 	"crypto/sha256"
 	"fmt"
 
@@ -92,18 +91,18 @@ func (c collector) Collect(ch chan<- prometheus.Metric) {
 
 // collectKeys sends each key once: two read keys of one name, both without a
 // version, have the same labels, and a registry refuses a series given twice.
-func collectKeys(gauge func(*prometheus.Desc, float64, ...string), keys []rotation.KeyState) {
+func collectKeys(gauge func(*prometheus.Desc, float64, ...string), keys []kmsv2.KeySnapshot) {
 	type series struct{ hash, role string }
 	sent := make(map[series]bool)
 	for _, k := range keys {
-		s := series{keyIDHash(cmp.Or(k.ID, k.Info.ID)), string(k.Role)}
+		s := series{keyIDHash(k.ID), string(k.Role)}
 		if sent[s] {
 			continue
 		}
 		sent[s] = true
 		gauge(keyInfoDesc, 1, s.hash, s.role, fmt.Sprint(k.Writer))
-		if !k.Info.Expires.IsZero() {
-			gauge(keyExpiryDesc, float64(k.Info.Expires.Unix()), s.hash, s.role)
+		if !k.Expires.IsZero() {
+			gauge(keyExpiryDesc, float64(k.Expires.Unix()), s.hash, s.role)
 		}
 	}
 }
