@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 )
 
 // Each soft limit renews the DEK in the background, on either side of the limit.
@@ -27,7 +28,7 @@ func TestSoftLimits(t *testing.T) {
 		{"age by default", envelope.SealerOptions{}, 3, 10, 24 * time.Hour},
 	} {
 		t.Run(test.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				kek := newKEK("kek")
 				s := newSealer(t, kek, test.limits)
 				var first []byte
@@ -56,7 +57,7 @@ func TestSoftLimits(t *testing.T) {
 
 // An injected clock counts for age, whatever the timers of the machine say.
 func TestInjectedClock(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		now := time.Date(2026, 1, 1, 0, 0, 0, 0, time.UTC)
 		kek := newKEK("kek")
 		var created []time.Time
@@ -85,7 +86,7 @@ func TestInjectedClock(t *testing.T) {
 // While the KEK cannot wrap, Seal goes on under the old DEK, without waiting, and
 // asks the KEK again every ten seconds only.
 func TestRenewalFailure(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{MaxMessages: 1})
 		if err := s.Prepare(t.Context()); err != nil {
@@ -121,7 +122,7 @@ func TestRenewalFailure(t *testing.T) {
 // A KEK that hangs holds nobody up, is not asked twice at once, and is given up
 // after ten seconds.
 func TestRenewalHangs(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{MaxMessages: 1})
 		if err := s.Prepare(t.Context()); err != nil {
@@ -161,7 +162,7 @@ func TestHardLimit(t *testing.T) {
 	if envelope.HardMaxMessages != 1<<28 {
 		t.Fatalf("the hard limit is %d", envelope.HardMaxMessages)
 	}
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{MaxMessages: 2})
 		s.SetHardLimit(5)
@@ -233,7 +234,7 @@ func TestHardLimitConcurrent(t *testing.T) {
 
 // A renewal is held back after a failure, and no longer after a success.
 func TestBackoffEndsWithSuccess(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{MaxMessages: 1})
 		kek.setFail(envelope.ErrUnreachable)

@@ -10,12 +10,13 @@ import (
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 )
 
 // A Resume while a new DEK is being wrapped: OnNewDEK hears of one after the
 // other, and of the one that stays in use last.
 func TestOnNewDEKInOrder(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		earlier := newSealer(t, kek, envelope.SealerOptions{})
 		seal(t, earlier, nil, nil)
@@ -53,7 +54,7 @@ func TestOnNewDEKInOrder(t *testing.T) {
 // After a restart with a KEK that unwraps only, the DEK of before goes on, is
 // renewed by age as if nothing had happened, and counts its messages anew.
 func TestResume(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		var header []byte
 		var created time.Time
@@ -103,7 +104,7 @@ func TestResume(t *testing.T) {
 // Who waits for a wrap that fails in the end goes on under a DEK that was resumed
 // meanwhile.
 func TestResumeBesideFailingWrap(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		earlier := newSealer(t, kek, envelope.SealerOptions{})
 		seal(t, earlier, nil, nil)
@@ -137,7 +138,7 @@ func TestResumeBesideFailingWrap(t *testing.T) {
 // and a date in the future is no way to make it last.
 func TestResumeDates(t *testing.T) {
 	for name, age := range map[string]time.Duration{"old": 48 * time.Hour, "future": -1000 * time.Hour} {
-		bubble(t, func(t *testing.T) {
+		bubble.Test(t, func(t *testing.T) {
 			kek := newKEK("kek")
 			s := newSealer(t, kek, envelope.SealerOptions{})
 			seal(t, s, nil, nil)

@@ -9,6 +9,7 @@ import (
 	"testing/synctest"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 )
 
 func newRewrapper(t *testing.T, u envelope.Unwrapper, targets ...envelope.Wrapper) *envelope.Rewrapper {
@@ -171,7 +172,7 @@ func TestRewrapRefuses(t *testing.T) {
 // A failure is not remembered, and who waits for somebody else's attempt makes
 // one of its own when that fails.
 func TestRewrapFailure(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		old, target := newKEK("old"), newKEK("new")
 		env := seal(t, newSealer(t, old, envelope.SealerOptions{}), nil, nil)
 		r := newRewrapper(t, old, target)

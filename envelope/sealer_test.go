@@ -10,6 +10,7 @@ import (
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 )
 
 func TestSealerOptions(t *testing.T) {
@@ -76,7 +77,7 @@ func TestOneWrapManyMessages(t *testing.T) {
 // The first DEK: everybody waits for the same wrap, each within its own deadline,
 // and the wrap outlives those who gave up.
 func TestPrepareDeadline(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{})
 		kek.setOnWrap(func(ctx context.Context) error {
@@ -135,7 +136,7 @@ func TestPrepareRetries(t *testing.T) {
 
 // A caller that has given up already starts nothing.
 func TestPrepareCancelled(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{})
 		ctx, cancel := context.WithCancel(t.Context())
@@ -185,7 +186,7 @@ func TestOnNewDEK(t *testing.T) {
 }
 
 func TestClose(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		news := 0
 		s := newSealer(t, kek, envelope.SealerOptions{OnNewDEK: func(*envelope.OpenKey, time.Time) { news++ }})
@@ -214,7 +215,7 @@ func TestClose(t *testing.T) {
 
 // Close ends a wrap that is under way, and what that would have made is not used.
 func TestCloseDuringWrap(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		kek := newKEK("kek")
 		s := newSealer(t, kek, envelope.SealerOptions{OnNewDEK: func(*envelope.OpenKey, time.Time) {
 			t.Error("a DEK after Close")
