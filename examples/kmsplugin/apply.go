@@ -35,8 +35,9 @@ func (p *plugin) apply(ctx context.Context, next settings, asked bool) error {
 }
 
 func (p *plugin) reloadRing(ctx context.Context, next *settings) error {
-	// A key that is in use and missing was taken away; only a new name is created.
-	c, err := p.keyring.config(next, next.KeyName != p.settings.KeyName)
+	// Only a start creates a key: here, one in use that is missing was taken away, and
+	// of a new name nobody knows yet whether the ring accepts it.
+	c, err := p.keyring.config(next, false)
 	if err != nil {
 		return err
 	}

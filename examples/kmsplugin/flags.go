@@ -42,7 +42,7 @@ func groups(c *commandLine, s *settings) []flagGroup {
 	keys.StringVar(&s.Provider.Name, "provider", s.Provider.Name,
 		"`NAME` of the place where keys live: "+s.Provider.names())
 	keys.StringVar(&s.KeyName, "key-name", s.KeyName,
-		"encrypt under the latest version of the key `NAME`, pinned at start; created if missing")
+		"encrypt under the latest version of the key `NAME`, pinned at start, and created then if missing")
 	keys.StringVar(&s.StateDir, "state-dir", s.StateDir,
 		"keep the wrapped data key (no secret) in this `DIR`, to start while the key is expired")
 	for _, p := range s.Provider.all {

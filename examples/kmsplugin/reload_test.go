@@ -261,6 +261,21 @@ func TestActivateAt(t *testing.T) {
 	}
 }
 
+// TestRefusedKeyIsNotCreated: a key name that a reload refuses, a slip in most cases,
+// leaves nothing behind in the vault.
+func TestRefusedKeyIsNotCreated(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	config := p.write("config.yaml", p.configFor("keyName: kek"))
+	plugin := start(t, "--config", config)
+	p.client().keyID()
+	p.write("config.yaml", p.configFor("keyName: kekk"))
+	plugin.logLine("new configuration refused")
+	if keys, err := p.openHSM().Keys(t.Context()); err != nil || len(keys) != 1 {
+		t.Errorf("keys %v, %v; want kek alone", keys, err)
+	}
+}
+
 // TestKeyIsNotRecreated: a key that was taken away is not replaced by a new one of
 // the same name, under which nothing old opens.
 func TestKeyIsNotRecreated(t *testing.T) {
