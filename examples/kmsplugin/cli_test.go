@@ -69,6 +69,7 @@ func TestUsageErrors(t *testing.T) {
 		{"uid", with("--key-name", "kek", "--allow-uid", "root"), []string{"numeric", "id -u"}},
 		{"port", with("--key-name", "kek", "--healthz-port", "70000"), []string{"--healthz-port 70000"}},
 		{"path", with("--key-name", "kek", "--healthz-path", "/livez"), []string{"--healthz-path", "/livez"}},
+		{"pattern as a path", with("--key-name", "kek", "--healthz-port", "1", "--healthz-path", "/{"), []string{"--healthz-path", `"/{"`}},
 		{"timeout", with("--key-name", "kek", "--healthz-timeout", "soon"), []string{"--healthz-timeout"}},
 		{"metrics", with("--key-name", "kek", "--metrics-addr", "8095"), []string{"HOST:PORT"}},
 		{"verbosity", with("--key-name", "kek", "-v", "11"), []string{"verbosity 11"}},

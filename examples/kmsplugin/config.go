@@ -200,8 +200,8 @@ func (h *healthzSection) validate() (problems []error) {
 	if h.Port < 0 || h.Port > 65535 {
 		refuse("--healthz-port %d: must be from 1 to 65535, or 0 for none", h.Port)
 	}
-	if !strings.HasPrefix(h.Path, "/") || h.Path == livezPath || h.Path == statuszPath {
-		refuse("--healthz-path %q: must begin with / and be neither %s nor %s", h.Path, livezPath, statuszPath)
+	if !strings.HasPrefix(h.Path, "/") || strings.ContainsAny(h.Path, "{} \t") || h.Path == livezPath || h.Path == statuszPath {
+		refuse("--healthz-path %q: must begin with /, hold no braces or blanks, and be neither %s nor %s", h.Path, livezPath, statuszPath)
 	}
 	if h.Timeout <= 0 {
 		refuse("--healthz-timeout must be more than zero")
