@@ -8,7 +8,6 @@ import (
 	"log/slog"
 	"net"
 	"net/http"
-	"strings"
 	"time"
 )
 
@@ -62,12 +61,8 @@ func (h *healthEndpoints) check(f func(ctx context.Context) error) http.HandlerF
 // fails if the accept loop has died or somebody removed the socket file, which
 // only a restart mends. It sends no RPC: a Status that no API server asked for
 // would count as one that it has seen.
-func dialSocket(ctx context.Context, endpoint string) error {
-	path := strings.TrimPrefix(endpoint, "unix://")
-	if strings.HasPrefix(path, "/@") {
-		path = path[1:] // package net spells an abstract name @NAME
-	}
-	c, err := new(net.Dialer).DialContext(ctx, "unix", path)
+func dialSocket(ctx context.Context, addr net.Addr) error {
+	c, err := new(net.Dialer).DialContext(ctx, addr.Network(), addr.String())
 	if err != nil {
 		return fmt.Errorf("the socket takes no connection: %w", err)
 	}

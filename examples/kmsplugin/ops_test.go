@@ -77,6 +77,18 @@ func TestHealthEndpoints(t *testing.T) {
 	}
 }
 
+// TestLivezOfEscapedEndpoint: the endpoint is a URL, and liveness asks at the path
+// that it means.
+func TestLivezOfEscapedEndpoint(t *testing.T) {
+	t.Parallel()
+	p := newPlace(t)
+	port := freePort(t)
+	start(t, p.args("--key-name", "kek", "--listen-addr", p.endpoint()+"%20x", "--healthz-port", port)...)
+	if code, body := get(t, "http://127.0.0.1:"+port+"/livez"); code != http.StatusOK {
+		t.Errorf("/livez: %d %s", code, body)
+	}
+}
+
 // TestSocketServedWithoutVault: a start while the vault is away serves at once;
 // Status fails as an RPC, and heals by itself.
 func TestSocketServedWithoutVault(t *testing.T) {

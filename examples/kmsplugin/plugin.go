@@ -76,7 +76,7 @@ func (p *plugin) run(ctx context.Context, hup <-chan os.Signal) error {
 		return err
 	}
 	defer socket.Close()
-	endpoints, err := p.listenHTTP()
+	endpoints, err := p.listenHTTP(socket.Addr())
 	if err != nil {
 		return err
 	}
@@ -104,27 +104,28 @@ func (p *plugin) run(ctx context.Context, hup <-chan os.Signal) error {
 	for _, e := range endpoints {
 		run(e.serve)
 	}
-	reload := &reloader{plugin: p, hup: hup}
-	group.Go(func() error { reload.run(serving); return nil })
-
 	p.log.Info("serving KMS v2 and v1", "endpoint", s.ListenAddr)
 	if s.openVersion() {
 		p.log.Info("the configuration names no version: the key is pinned to its latest until SIGHUP or the next start")
 	}
+	// From here on the settings are the reloader's.
+	reload := &reloader{plugin: p, hup: hup}
+	group.Go(func() error { reload.run(serving); return nil })
 	err = server.Serve(serving, socket)
 	stopBackground()
 	return errors.Join(err, group.Wait())
 }
 
-// listenHTTP opens the health and metrics addresses that are configured.
-func (p *plugin) listenHTTP() (endpoints []*httpServer, err error) {
+// listenHTTP opens the health and metrics addresses that are configured. socket is
+// whose liveness is asked for.
+func (p *plugin) listenHTTP(socket net.Addr) (endpoints []*httpServer, err error) {
 	s := &p.settings
 	if s.Healthz.Port != 0 {
 		health := healthEndpoints{
 			healthzPath: s.Healthz.Path,
 			timeout:     time.Duration(s.Healthz.Timeout),
 			ready:       p.service.Healthz,
-			alive:       func(ctx context.Context) error { return dialSocket(ctx, s.ListenAddr) },
+			alive:       func(ctx context.Context) error { return dialSocket(ctx, socket) },
 			status:      func() any { return p.status() },
 		}
 		e, err := listenHTTP("health", net.JoinHostPort(s.Healthz.Host, strconv.Itoa(s.Healthz.Port)), health.handler(), p.log)
