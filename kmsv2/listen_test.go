@@ -369,7 +369,7 @@ func TestConnectionsAreBounded(t *testing.T) {
 	select {
 	case <-accepted:
 		t.Fatal("one connection too many")
-	default:
+	case <-time.After(100 * time.Millisecond): // can miss a defect, not invent one
 	}
 	must(t, open[0].Close())
 	(<-accepted).Close()
