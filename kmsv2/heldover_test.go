@@ -85,19 +85,31 @@ func TestHeldOverKeyRevokedAndHealed(t *testing.T) {
 }
 
 // One refusal is not yet a revocation: a vault's front ends do not all learn of a
-// change at once.
-func TestHeldOverKeyRefusedOnce(t *testing.T) {
+// change at once. A second one some seconds later is.
+func TestHeldOverKeyRefusedOnceAndTwice(t *testing.T) {
 	bubble(t, func(t *testing.T) {
 		v, p, first, _ := heldOver(t, kmsv2.Options{})
-		// Enabled again between the first refusal and the one that would confirm it.
-		before := v.operations(hsmsim.OpUnwrapKey)
-		v.enable(first, false)
-		for range 60 {
-			pass(time.Second)
-			if v.operations(hsmsim.OpUnwrapKey) != before {
-				break
+		refusedOnce := func() {
+			t.Helper()
+			before := v.operations(hsmsim.OpUnwrapKey)
+			v.enable(first, false)
+			for range 60 {
+				pass(time.Second)
+				if v.operations(hsmsim.OpUnwrapKey) != before {
+					p.status()
+					return
+				}
 			}
+			t.Fatal("nobody asked the vault for a minute")
 		}
+		refusedOnce()
+		pass(5 * time.Second)
+		_, err := p.Status(context.Background())
+		wantClass(t, err, envelope.ErrRevoked)
+		v.enable(first, true)
+		pass(time.Minute)
+
+		refusedOnce()
 		v.enable(first, true)
 		for range 60 {
 			p.status()
