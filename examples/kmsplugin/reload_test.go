@@ -252,7 +252,7 @@ func TestActivateAt(t *testing.T) {
 	p.write("config.yaml", ring(strings.Repeat("0", 32), time.Now().Add(time.Hour)))
 	plugin.logLine("new configuration refused", "the previous key would encrypt until activateAt")
 
-	at := time.Now().Add(2 * time.Second)
+	at := time.Now().Add(5 * time.Second) // later than this reload, however busy the machine
 	p.write("config.yaml", ring(one, at))
 	plugin.logLine("new configuration in use", "keysReloaded=true", "/"+one)
 	c.keyIDOf(two)
