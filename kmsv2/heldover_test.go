@@ -84,6 +84,19 @@ func TestHeldOverKeyRevokedAndHealed(t *testing.T) {
 	}
 }
 
+// A key that was taken away is no outage: what stands under others goes on opening.
+func TestHeldOverKeyRevokedIsNoOutage(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v, p, first, _ := heldOver(t, kmsv2.Options{OutageGrace: time.Hour})
+		sibling := v.key("kek")
+		v.enable(first, false)
+		pass(2 * time.Hour)
+		_, err := p.Status(context.Background())
+		wantClass(t, err, envelope.ErrRevoked)
+		p.opens(sealedUnder(t, v.kek(sibling), v.id(sibling)), "elsewhere")
+	})
+}
+
 // One refusal is not yet a revocation: a vault's front ends do not all learn of a
 // change at once. A second one some seconds later is.
 func TestHeldOverKeyRefusedOnceAndTwice(t *testing.T) {

@@ -84,7 +84,7 @@ func (s *Service) mayOpen() error {
 	if s.closed.Load() {
 		return errServiceClosed
 	}
-	if live := s.keys.Load().live; live != nil {
+	if live := s.keys.Load().live; live != nil && live.takenAway() == nil {
 		return s.outage(live)
 	}
 	return nil
