@@ -84,6 +84,33 @@ func TestHeldOverKeyRevokedAndHealed(t *testing.T) {
 	}
 }
 
+// A start under a key that has expired, by way of a KEK that is not pinned: the ring
+// does not learn which version that is, so its refusal speaks of none.
+func TestHeldOverAtAStart(t *testing.T) {
+	bubble(t, func(t *testing.T) {
+		v := newVault(t)
+		ref := v.key("kek")
+		s := setup{ring: v.current(hsmsim.Ref{Name: "kek"}), options: kmsv2.Options{StateDir: t.TempDir()}}
+		p := start(t, s)
+		id := p.status()
+		p.stop()
+		v.expire(ref, time.Now().Add(-time.Hour))
+		p = start(t, s)
+		if got := p.status(); got != id {
+			t.Errorf("Status = %q", got)
+		}
+		pass(time.Minute)
+		p.status()
+		v.enable(ref, false)
+		pass(p.ring.RevocationBound())
+		_, err := p.Status(context.Background())
+		wantClass(t, err, envelope.ErrRevoked)
+		v.enable(ref, true)
+		pass(time.Minute)
+		p.status()
+	})
+}
+
 // A key that was taken away is no outage: what stands under others goes on opening.
 func TestHeldOverKeyRevokedIsNoOutage(t *testing.T) {
 	bubble(t, func(t *testing.T) {
