@@ -41,9 +41,13 @@ type Stats struct {
 	// Hits were served from memory, Misses were not. Of the misses, Loads called
 	// the KEK (others waited for one of those, or met a remembered failure), and
 	// Failures of those loads failed.
-	Hits, Misses, Loads, Failures uint64
+	Hits     uint64 `json:"hits"`
+	Misses   uint64 `json:"misses"`
+	Loads    uint64 `json:"loads"`
+	Failures uint64 `json:"failures"`
 	// Entries is the number of DEKs held, Pinned of which are the Sealer's own.
-	Entries, Pinned int
+	Entries int `json:"entries"`
+	Pinned  int `json:"pinned"`
 }
 
 // A Cache holds opened DEKs. It is safe for concurrent use. It has nothing to

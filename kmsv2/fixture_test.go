@@ -3,20 +3,19 @@ package kmsv2_test
 import (
 	"bytes"
 	"context"
-	"crypto/fips140"
 	"errors"
 	"log/slog"
 	"path/filepath"
 	"sync"
 	"sync/atomic"
 	"testing"
-	"testing/cryptotest"
 	"testing/synctest"
 	"time"
 
 	"k8s.io/kms/pkg/service"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/keyvault/hsmsim"
 	"github.com/keyfold/keyfold/kmsv2"
 	"github.com/keyfold/keyfold/rotation"
@@ -187,14 +186,10 @@ func request(r *service.EncryptResponse) *service.DecryptRequest {
 	return &service.DecryptRequest{Ciphertext: r.Ciphertext, KeyID: r.KeyID, Annotations: r.Annotations}
 }
 
-// bubble runs a test on a fake clock. In FIPS mode the system's randomness is seeded
-// by the jitter of the clock, which must not stand still, so there it has a seed.
-func bubble(t *testing.T, f func(t *testing.T)) {
+// inBubble runs a test on a fake clock.
+func inBubble(t *testing.T, f func(t *testing.T)) {
 	t.Helper()
-	if fips140.Enabled() {
-		cryptotest.SetGlobalRandom(t, 1)
-	}
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		// A test that hangs does not stand still here: the probes go on, years pass, and
 		// what they log fills the memory.
 		hangs := time.AfterFunc(30*24*time.Hour, func() { panic("the test hangs") })

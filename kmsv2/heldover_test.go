@@ -46,7 +46,7 @@ func TestHeldOverKeyRevokedAndHealed(t *testing.T) {
 			func(v *vault, ref hsmsim.Ref) { must(v.t, v.hsm.Recover(context.Background(), ref.Name)) }, envelope.ErrDeleted},
 	} {
 		t.Run(how.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				v, p, old, next := heldOver(t, kmsv2.Options{})
 				how.take(v, old)
 				pass(p.ring.RevocationBound())
@@ -87,7 +87,7 @@ func TestHeldOverKeyRevokedAndHealed(t *testing.T) {
 // A start under a key that has expired, by way of a KEK that is not pinned: the ring
 // does not learn which version that is, so its refusal speaks of none.
 func TestHeldOverAtAStart(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
 		s := setup{ring: v.current(hsmsim.Ref{Name: "kek"}), options: kmsv2.Options{StateDir: t.TempDir()}}
@@ -113,7 +113,7 @@ func TestHeldOverAtAStart(t *testing.T) {
 
 // A key that was taken away is no outage: what stands under others goes on opening.
 func TestHeldOverKeyRevokedIsNoOutage(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v, p, first, _ := heldOver(t, kmsv2.Options{OutageGrace: time.Hour})
 		sibling := v.key("kek")
 		v.enable(first, false)
@@ -127,7 +127,7 @@ func TestHeldOverKeyRevokedIsNoOutage(t *testing.T) {
 // One refusal is not yet a revocation: a vault's front ends do not all learn of a
 // change at once. A second one some seconds later is.
 func TestHeldOverKeyRefusedOnceAndTwice(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v, p, first, _ := heldOver(t, kmsv2.Options{})
 		refusedOnce := func() {
 			t.Helper()
@@ -176,7 +176,7 @@ func (r *refusing) Unwrap(ctx context.Context, w envelope.WrappedKey) ([]byte, e
 
 // What counts, and for how long it must last, is the ring's own policy for a writer.
 func TestHeldOverKeyAnswers(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref, next := v.key("kek"), v.key("other")
 		v.enable(next, false)

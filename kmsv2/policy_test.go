@@ -16,7 +16,7 @@ import (
 )
 
 func TestStatusWaitsForTheVault(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
 		must(t, hsmsim.WriteFaults(v.dir, hsmsim.Faults{Latency: 2 * time.Second}))
@@ -32,7 +32,7 @@ func TestStatusWaitsForTheVault(t *testing.T) {
 }
 
 func TestStatusFailsWithoutAnAnswer(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
 		v.outage(true)
@@ -82,7 +82,7 @@ func TestStatusWithoutRun(t *testing.T) {
 
 // What waiting cannot help is reported at once.
 func TestStatusAtBootReportsADefiniteFailureAtOnce(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
 		v.enable(ref, false)
@@ -101,7 +101,7 @@ func TestStatusAtBootReportsADefiniteFailureAtOnce(t *testing.T) {
 }
 
 func TestOutage(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
 		p := start(t, setup{ring: v.current(ref), options: kmsv2.Options{OutageGrace: time.Hour}})
@@ -160,7 +160,7 @@ func TestRevokedAndHealed(t *testing.T) {
 			func(v *vault, ref hsmsim.Ref) { must(v.t, v.hsm.Recover(context.Background(), ref.Name)) }, envelope.ErrDeleted},
 	} {
 		t.Run(how.name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				v := newVault(t)
 				old, other := v.key("kek"), v.key("other")
 				config := v.current(old)
@@ -203,7 +203,7 @@ func TestRevokedAndHealed(t *testing.T) {
 
 // An expired key wraps nothing new and goes on being used.
 func TestExpired(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
 		p := start(t, setup{ring: v.current(ref), options: kmsv2.Options{Now: v.clock.Now}})
@@ -226,7 +226,7 @@ func TestExpired(t *testing.T) {
 
 // A data key is renewed within one key id, without anybody asking.
 func TestRenewal(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		p := start(t, setup{ring: v.current(v.key("kek")), options: kmsv2.Options{StateDir: t.TempDir(), Now: v.clock.Now}})
 		id := p.status()
@@ -250,7 +250,7 @@ func TestRenewal(t *testing.T) {
 
 // Stored data cannot change health, whatever it makes the vault say.
 func TestStoredDataNeverChangesHealth(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		previous, current := v.key("kek"), v.key("kek")
 		p := start(t, setup{ring: v.rotated(current, previous)})

@@ -39,7 +39,7 @@ func keyOf(t *testing.T, env []byte) string {
 // Rule 8: Encrypt uses the id that the last Status reported, and no health check
 // changes which that is.
 func TestEncryptUsesTheReportedKey(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		first, second := v.key("kek"), v.key("kek")
 		p := start(t, setup{ring: v.current(first)})
@@ -80,7 +80,7 @@ func TestEncryptUsesTheReportedKey(t *testing.T) {
 }
 
 func TestActivateAt(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		first, second := v.key("kek"), v.key("kek")
 		config := v.rotated(second, first)
@@ -99,7 +99,7 @@ func TestActivateAt(t *testing.T) {
 
 // A new current key that cannot wrap is no reason to stop writing.
 func TestStaysOnTheOldKeyUntilTheNewOneWraps(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		first, second := v.key("kek"), v.key("kek")
 		v.enable(second, false)
@@ -142,7 +142,7 @@ func TestStaysOnTheOldKeyUntilTheNewOneWraps(t *testing.T) {
 // A KEK whose every wrap has another id gets a new write key now and then, and is not
 // wrapped with for ever.
 func TestKEKThatNeverRepeatsAKeyID(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		var n atomic.Int64
 		kek := wandering{KEK: v.kek(v.key("kek")), id: func() string {
@@ -161,7 +161,7 @@ func TestKEKThatNeverRepeatsAKeyID(t *testing.T) {
 // A rotation at the very beginning of an outage: the grace counts from the last
 // answer about the old key, not from when its DEK was made.
 func TestRotationDuringAnOutage(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		first, second := v.key("kek"), v.key("other")
 		p := start(t, setup{ring: v.current(first), options: kmsv2.Options{OutageGrace: time.Hour, Now: v.clock.Now}})
@@ -190,7 +190,7 @@ func TestRotationDuringAnOutage(t *testing.T) {
 // A forced configuration without the key in use: the new one takes over, and
 // nobody sees an error in between.
 func TestKeyDroppedByForce(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		old, other := v.key("kek"), v.key("other")
 		p := start(t, setup{ring: v.current(old)})
@@ -213,7 +213,7 @@ func TestKeyDroppedByForce(t *testing.T) {
 // A KEK without a version: its first wrap decides the id, and no renewal changes it
 // under data that is stored beside it.
 func TestVersionlessKEK(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		first := v.key("kek")
 		versionless := first
@@ -258,7 +258,7 @@ func (w wandering) Unwrap(ctx context.Context, k envelope.WrappedKey) ([]byte, e
 }
 
 func TestRenewalNeverChangesTheKeyID(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		kek := wandering{KEK: v.kek(v.key("kek")), id: func() string {
 			return "wandering-" + v.clock.Now().Format("2006-01-02")

@@ -370,7 +370,7 @@ func TestRunOnceAndClose(t *testing.T) {
 
 // Close holds even if Run goes on.
 func TestCloseWhileRunning(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		first, next := v.key("kek"), v.key("kek")
 		p := start(t, setup{ring: v.current(first)})

@@ -49,7 +49,7 @@ func TestStateFile(t *testing.T) {
 func TestRestartWhileExpired(t *testing.T) {
 	for _, name := range []string{"expired", "not yet valid"} {
 		t.Run(name, func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			inBubble(t, func(t *testing.T) {
 				v := newVault(t)
 				ref := v.key("kek")
 				s := setup{ring: v.current(ref), options: kmsv2.Options{StateDir: t.TempDir()}}
@@ -85,7 +85,7 @@ func TestRestartWhileExpired(t *testing.T) {
 // An outage at the very start, while the KEK is expired: the saved DEK is neither
 // given up nor called bad, and serves as soon as the vault answers.
 func TestRestartWhileExpiredAndUnreachable(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
 		s := setup{ring: v.current(ref), options: kmsv2.Options{StateDir: t.TempDir()}}
@@ -131,7 +131,7 @@ func TestRestartResumes(t *testing.T) {
 
 // With a current key that cannot wrap, the DEK of the key before it serves.
 func TestRestartWithAnotherWriterThatCannotWrap(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		first, second := v.key("kek"), v.key("kek")
 		options := kmsv2.Options{StateDir: t.TempDir()}
@@ -158,7 +158,7 @@ func TestRestartWithAnotherWriterThatCannotWrap(t *testing.T) {
 }
 
 func TestRestartWhileDisabledFails(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	inBubble(t, func(t *testing.T) {
 		v := newVault(t)
 		ref := v.key("kek")
 		s := setup{ring: v.current(ref), options: kmsv2.Options{StateDir: t.TempDir()}}

@@ -7,6 +7,7 @@ import (
 	"testing"
 	"time"
 
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/kmsv2/kmstest"
 )
 
@@ -24,7 +25,7 @@ var defects = slices.Concat(defectiveAnswers, defectiveReading, defectiveManners
 func TestDefects(t *testing.T) {
 	for _, d := range defects {
 		t.Run(strings.ReplaceAll(d.built, " ", "_"), func(t *testing.T) {
-			bubble(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				m := newMemory()
 				b, o := &bent{memory: m}, m.options()
 				d.bend(b, &o)

@@ -10,6 +10,7 @@ import (
 
 	"k8s.io/kms/pkg/service"
 
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/keyvault/hsmsim"
 	"github.com/keyfold/keyfold/kmsv2"
 	"github.com/keyfold/keyfold/kmsv2/kmstest"
@@ -29,7 +30,7 @@ func TestKeyfoldPlugin(t *testing.T) {
 
 // TestKeyfoldService judges it in process, where the clock is fake.
 func TestKeyfoldService(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		k := newKeyfold(t)
 		k.start()
 		for _, r := range kmstest.Check(t.Context(), k, k.options()) {

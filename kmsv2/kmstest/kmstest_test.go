@@ -7,28 +7,18 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/cryptotest"
-	"testing/synctest"
 
 	"google.golang.org/grpc"
 	kmsapi "k8s.io/kms/apis/v2"
 	"k8s.io/kms/pkg/service"
 
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/kmsv2/kmstest"
 )
 
-// bubble runs f under a fake clock, in which hours pass in no time. Randomness is not
-// the system's: in FIPS mode that is seeded by timing the processor, which a fake clock
-// defeats.
-func bubble(t *testing.T, f func(t *testing.T)) {
-	t.Helper()
-	cryptotest.SetGlobalRandom(t, 1)
-	synctest.Test(t, f)
-}
-
 // TestCorrectService: nothing that keeps the contract is accused, in process.
 func TestCorrectService(t *testing.T) {
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		m := newMemory()
 		for _, r := range kmstest.Check(t.Context(), m, m.options()) {
 			if want := outcomeInProcess(r.Rule); r.Outcome != want {
@@ -64,7 +54,7 @@ func TestCorrectPlugin(t *testing.T) {
 // TestMissingHooks: what cannot be judged is skipped, with the reason, never passed.
 func TestMissingHooks(t *testing.T) {
 	needs := map[string]string{"rotation": "Options.Rotate", "restart": "Options.Restart", "revoked": "Options.Revoke", "restored": "Options.Revoke"}
-	bubble(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		skipped := 0
 		for _, r := range kmstest.Check(t.Context(), newMemory(), kmstest.Options{}) {
 			group, _, _ := strings.Cut(r.Rule.Name, "-")
