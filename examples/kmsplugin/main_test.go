@@ -16,6 +16,10 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	// The plugin runs as a process of its own; this makes the go command notice that
+	// a result it remembers is of another plugin.
+	_ "github.com/keyfold/keyfold/examples/kmsplugin"
 )
 
 // binary is the plugin as an operator runs it. The tests drive it from outside,
