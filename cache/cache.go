@@ -127,17 +127,13 @@ func New(u envelope.Unwrapper, o Options) (*Cache, error) {
 // or a revocation fails with [envelope.ErrInvalid] from then on;
 // [envelope.NewOpenerFrom] asks again by itself.
 func (c *Cache) OpenKey(ctx context.Context, header []byte) (*envelope.OpenKey, error) {
+	if e := c.index.match(header); e != nil && (e.admitted.Load() == c.gate.Generation() || c.readmit(e)) {
+		e.hits.Add(1)
+		return e.key, nil
+	}
 	k, err := keyOf(header)
 	if err != nil {
 		return nil, err
-	}
-	e, err := c.index.find(&k, header)
-	if err != nil {
-		return nil, err
-	}
-	if e != nil && (e.admitted.Load() == c.gate.Generation() || c.readmit(e)) {
-		e.hits.Add(1)
-		return e.key, nil
 	}
 	return c.miss(ctx, k, header)
 }

@@ -21,7 +21,7 @@ func (c *Cache) put(k entryKey, key *envelope.OpenKey) bool {
 			wipeWhenUnused(old.key)
 		}
 	}
-	e := &entry{entryKey: k, header: key.Header(), key: key, pinned: slices.Contains(c.pins[:], k)}
+	e := &entry{header: key.Header(), key: key, pinned: slices.Contains(c.pins[:], k)}
 	e.admitted.Store(generation)
 	if !e.pinned {
 		c.makeRoom()
@@ -38,7 +38,7 @@ func (c *Cache) put(k entryKey, key *envelope.OpenKey) bool {
 func (c *Cache) drop(e *entry) {
 	c.index.remove(e)
 	if !e.pinned {
-		c.lru.Remove(e.entryKey)
+		c.lru.Remove(e.name())
 		e.aging.Stop()
 	}
 	c.past += e.hits.Load()
@@ -58,7 +58,7 @@ func (c *Cache) makeRoom() {
 		}
 		if hits := e.hits.Load(); hits != e.seen && chances > 0 {
 			e.seen = hits
-			c.lru.Get(e.entryKey)
+			c.lru.Get(e.name())
 			continue
 		}
 		c.drop(e)
@@ -78,7 +78,7 @@ func wipeWhenUnused(k *envelope.OpenKey) {
 func (c *Cache) expire(e *entry) {
 	c.mu.Lock()
 	defer c.mu.Unlock()
-	if c.index.get(&e.entryKey) == e {
+	if c.index.holds(e) {
 		c.drop(e)
 		wipeWhenUnused(e.key)
 	}

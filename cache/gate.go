@@ -36,7 +36,7 @@ func (c *Cache) readmit(e *entry) bool {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.sweep()
-	return c.index.get(&e.entryKey) == e
+	return c.index.holds(e)
 }
 
 // sweep drops and wipes every key that the gate admits no more, if its generation
