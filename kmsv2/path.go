@@ -27,7 +27,9 @@ func aadV2(keyID string) []byte {
 
 // MaxSealed is the longest plaintext of [Service.Seal] in bytes. What KMS v1 stores
 // has 16 bits for the length of an encrypted key: with the largest header, this fits.
-const MaxSealed = 1<<16 - 1 - envelope.MaxHeaderSize - envelope.MessageOverhead
+const MaxSealed = maxEnvelope - envelope.MaxHeaderSize - envelope.MessageOverhead
+
+const maxEnvelope = 1<<16 - 1
 
 // Seal encrypts plaintext, 1 to [MaxSealed] bytes, into a self-contained envelope,
 // for an API that has room for one and is not told key ids. The domain is the
@@ -48,6 +50,10 @@ func (s *Service) Seal(ctx context.Context, d Domain, plaintext []byte) (env []b
 // Open decrypts what Seal returned for the same domain.
 func (s *Service) Open(ctx context.Context, d Domain, env []byte) (plaintext []byte, err error) {
 	defer s.answered(d, OperationDecrypt, "", s.o.Now(), &err)
+	if len(env) > maxEnvelope {
+		// AEADs make room for the plaintext before they know that there is none.
+		return nil, corrupt("decrypt", "an envelope of %d bytes, more than %d", len(env), maxEnvelope)
+	}
 	if err := s.mayOpen(); err != nil {
 		return nil, err
 	}
