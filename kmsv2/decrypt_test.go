@@ -4,6 +4,7 @@ import (
 	"bytes"
 	"context"
 	"maps"
+	"runtime"
 	"slices"
 	"strings"
 	"testing"
@@ -76,11 +77,13 @@ func TestBadRequests(t *testing.T) {
 		}
 	}
 	for i := range good.Ciphertext {
-		truncated := with(func(r *service.DecryptRequest) { r.Ciphertext = r.Ciphertext[:i] })
-		flipped := with(func(r *service.DecryptRequest) { r.Ciphertext[i] ^= 1 })
-		for _, r := range []*service.DecryptRequest{truncated, flipped} {
-			if _, err := p.Decrypt(context.Background(), "", r); kmsv2.Code(err) != codes.InvalidArgument {
-				t.Errorf("a ciphertext spoilt at byte %d: %v", i, err)
+		spoilt := []*service.DecryptRequest{with(func(r *service.DecryptRequest) { r.Ciphertext = r.Ciphertext[:i] })}
+		for bit := range 8 {
+			spoilt = append(spoilt, with(func(r *service.DecryptRequest) { r.Ciphertext[i] ^= 1 << bit }))
+		}
+		for _, r := range spoilt {
+			if got, err := p.Decrypt(context.Background(), "", r); got != nil || kmsv2.Code(err) != codes.InvalidArgument {
+				t.Errorf("a ciphertext spoilt at byte %d: %q, %v", i, got, err)
 			}
 		}
 	}
@@ -88,12 +91,12 @@ func TestBadRequests(t *testing.T) {
 		t.Errorf("the vault was asked %d times", n)
 	}
 
-	// A flipped byte of a header may name a version that the vault has to be asked
+	// A flipped bit of a header may name a version that the vault has to be asked
 	// about; it never opens, and it is never a fault of the service.
-	for i := range header {
+	for bit := range 8 * len(header) {
 		r := with(func(r *service.DecryptRequest) {
 			h := bytes.Clone(header)
-			h[i] ^= 1
+			h[bit/8] ^= 1 << (bit % 8)
 			r.Annotations[kmsv2.AnnotationHeader] = h
 			if parsed, _, err := envelope.Inspect(h); err == nil {
 				r.KeyID = parsed.Wraps[0].KeyID
@@ -102,11 +105,50 @@ func TestBadRequests(t *testing.T) {
 		got, err := p.Decrypt(context.Background(), "", r)
 		allowed := []codes.Code{codes.InvalidArgument, codes.NotFound}
 		if err == nil || got != nil || !slices.Contains(allowed, kmsv2.Code(err)) {
-			t.Errorf("a header flipped at byte %d: %q, %v", i, got, err)
+			t.Errorf("a header flipped at bit %d of byte %d: %q, %v", bit%8, bit/8, got, err)
 		}
 	}
 	p.status()
 	p.opens(&service.EncryptResponse{Ciphertext: good.Ciphertext, KeyID: good.KeyID, Annotations: good.Annotations}, "seed")
+}
+
+// What is refused costs no memory of its size.
+func TestNoLargeAllocation(t *testing.T) {
+	p := start(t, setup{ring: oneKey(t), quiet: true})
+	p.status()
+	good := p.encrypt("seed")
+	header := good.Annotations[kmsv2.AnnotationHeader]
+	huge := append(bytes.Clone(header), make([]byte, mib)...)
+	env, err := p.Seal(context.Background(), testDomain, []byte("object key"))
+	must(t, err)
+	decrypt := func(keyID string, ciphertext, header []byte) func() error {
+		r := &service.DecryptRequest{KeyID: keyID, Ciphertext: ciphertext, Annotations: map[string][]byte{kmsv2.AnnotationHeader: header}}
+		return func() error { _, err := p.Decrypt(context.Background(), "", r); return err }
+	}
+	open := func(env []byte) func() error {
+		return func() error { _, err := p.Open(context.Background(), testDomain, env); return err }
+	}
+	calls := map[string]func() error{
+		"a ciphertext of 1 MiB":         decrypt(good.KeyID, huge, header),
+		"a header of 1 MiB":             decrypt(good.KeyID, good.Ciphertext, huge),
+		"a key id of 1 MiB":             decrypt(string(huge), good.Ciphertext, header),
+		"an envelope of 1 MiB":          open(append(env, huge...)),
+		"1 MiB without a header":        open(make([]byte, mib)),
+		"a plaintext of 1 MiB":          func() error { _, err := p.Encrypt(context.Background(), "", huge); return err },
+		"a plaintext of 1 MiB to Seal":  func() error { _, err := p.Seal(context.Background(), testDomain, huge); return err },
+		"a header that lies, and 1 MiB": open(append([]byte("KFE\x01\x01\xff\xff"), huge...)),
+	}
+	var before, after runtime.MemStats
+	runtime.ReadMemStats(&before)
+	for name, call := range calls {
+		if err := call(); kmsv2.Code(err) != codes.InvalidArgument {
+			t.Errorf("%s: %v", name, err)
+		}
+	}
+	runtime.ReadMemStats(&after)
+	if n := after.TotalAlloc - before.TotalAlloc; n > mib/2 {
+		t.Errorf("%d bytes allocated for what was refused", n)
+	}
 }
 
 func TestBadPlaintexts(t *testing.T) {
