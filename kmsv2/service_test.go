@@ -278,6 +278,35 @@ func TestObserverAndSnapshot(t *testing.T) {
 	}
 }
 
+// Version and epoch are there for whoever reads no key ids, and only where there is
+// an id to read.
+func TestSnapshotOfKeyVersions(t *testing.T) {
+	v := newVault(t)
+	ref := v.key("kek")
+	ring, err := rotation.New(rotation.Config{
+		Current: rotation.Key{KEK: v.kek(ref), Epoch: 3},
+		Read:    []rotation.Key{{KEK: v.kek(hsmsim.Ref{Name: "old"})}},
+	}, rotation.Options{})
+	must(t, err)
+	svc, err := kmsv2.New(ring, kmsv2.Options{})
+	must(t, err)
+	t.Cleanup(svc.Close)
+	keys := svc.Snapshot().Keys
+	if len(keys) != 2 || keys[0].ID != v.id(ref)+".3" || keys[0].Version != ref.Version || keys[0].Epoch != 3 {
+		t.Fatalf("keys %+v", keys)
+	}
+	raw, err := json.Marshal(keys[0])
+	must(t, err)
+	if !strings.Contains(string(raw), `"version":"`+ref.Version+`","epoch":3`) {
+		t.Errorf("current is %s", raw)
+	}
+	raw, err = json.Marshal(keys[1])
+	must(t, err)
+	if keys[1].ID != "" || strings.Contains(string(raw), "version") || strings.Contains(string(raw), "epoch") {
+		t.Errorf("a key whose version is not known is %s", raw)
+	}
+}
+
 // A request that panics is not counted as a good one, and the panic goes on to whom
 // it concerns.
 func TestPanicIsObserved(t *testing.T) {

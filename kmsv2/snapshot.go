@@ -65,6 +65,10 @@ type KeySnapshot struct {
 	// pinned; "" while unknown. Name is for people.
 	ID   string `json:"id"`
 	Name string `json:"name,omitempty"`
+	// Version and Epoch are what ID says of them, "" and 0 if it is no
+	// [envelope.KeyID].
+	Version string `json:"version,omitempty"`
+	Epoch   uint32 `json:"epoch,omitempty"`
 	// Enabled and the dates are what the back end told last; nil and zero: nothing.
 	Enabled   *bool     `json:"enabled,omitempty"`
 	Created   time.Time `json:"created,omitzero"`
@@ -132,6 +136,9 @@ func describeKeys(states []rotation.KeyState) []KeySnapshot {
 			Created: k.Info.Created, NotBefore: k.Info.NotBefore, Expires: k.Info.Expires,
 			State: k.Health.State.String(), Error: errorText(k.Health.Err), AttributesError: errorText(k.AttributesErr),
 			LastWrap: k.LastWrap, LastUnwrap: k.LastUnwrap,
+		}
+		if id, err := envelope.ParseKeyID(own.ID); err == nil {
+			own.Version, own.Epoch = id.Version, id.Epoch
 		}
 		if k.Info.ID != "" {
 			own.Enabled = &k.Info.Enabled
