@@ -70,6 +70,9 @@ type Decorator interface {
 // errors.As does for errors:
 //
 //	if d, ok := envelope.As[envelope.Describer](kek); ok { ... }
+//
+// The capability to close, for a KEK that holds connections or sessions, is
+// io.Closer: whoever opened such a KEK closes it, and nothing in this module does.
 func As[T any](k any) (T, bool) {
 	for k != nil {
 		if t, ok := k.(T); ok {
