@@ -3,6 +3,7 @@ package e2e_test
 import (
 	"context"
 	"errors"
+	"fmt"
 	"regexp"
 	"testing"
 	"time"
@@ -52,6 +53,10 @@ func testExpired(t *testing.T, c *harness.Cluster) {
 	t.Logf("key expired, all killed and started: ready after %s, read and written; logged: %s", took.Round(time.Millisecond), line)
 }
 
+// revoked is what Keyfold's refusal under a disabled key says, whether it comes
+// through a socket or not.
+var revoked = regexp.MustCompile(`key (revoked|disabled)`)
+
 // testDisabled: a disabled key is refused within the bound, by every call, and
 // all is well again when it is enabled.
 func testDisabled(t *testing.T, c *harness.Cluster) {
@@ -69,7 +74,7 @@ func testDisabled(t *testing.T, c *harness.Cluster) {
 		t.Logf("key disabled: the plugin refuses Status, Encrypt and Decrypt after %s", took.Round(time.Millisecond))
 	}
 	// The API server goes by an answer of up to 20 s ago.
-	_, reason := c.Unhealthy(t, revocationBound+20*time.Second-time.Since(began))
+	reason := c.Unhealthy(t, revocationBound+20*time.Second-time.Since(began), revoked)
 	t.Logf("key disabled: the API server is unhealthy after %s: %s", time.Since(began).Round(time.Millisecond), reason)
 	writesStop(t, c, o, began)
 
@@ -96,6 +101,7 @@ func testDisabled(t *testing.T, c *harness.Cluster) {
 		_ = notRead(ctx)
 		return nil
 	})
+	c.Unhealthy(t, 30*time.Second, revoked)
 
 	c.Keyfold.SetEnabled(t, version, true)
 	took := c.API.Ready(t, 90*time.Second)
@@ -117,16 +123,33 @@ func writesStop(t *testing.T, c *harness.Cluster, o *harness.Objects, began time
 		within = 4*time.Minute + 10*time.Second
 	}
 	keyID := c.Keyfold.KeyID(t, c.Keyfold.Version())
-	harness.Eventually(t, within, "the API server stops writing", func(context.Context) error {
-		if c.WritesUnder(t, keyID) == nil {
+	refusal := writeRefusal(c.Keyfold.API, keyID)
+	refused := func(context.Context) error {
+		switch err := c.WritesUnder(t, keyID); {
+		case err == nil:
 			return errors.New("it writes")
+		case !apierrors.IsInternalError(err) || !refusal.MatchString(err.Error()):
+			return fmt.Errorf("it does not write for another reason: %w", err)
 		}
 		return nil
-	})
+	}
+	harness.Eventually(t, within, "the API server stops writing", refused)
+	stopped := time.Since(began)
+	harness.Always(t, 3*time.Second, "the API server refuses to write", refused)
 	if err := o.ReadOne(t.Context()); err != nil && c.Keyfold.API == "v2" {
 		t.Errorf("the API server does not read from its own cache: %v", err)
 	}
-	t.Logf("key disabled: the API server stops writing after %s", time.Since(began).Round(time.Second))
+	t.Logf("key disabled: the API server stops writing after %s", stopped.Round(time.Second))
+}
+
+// writeRefusal matches why an API server that cannot encrypt does not write: under
+// v1 Keyfold's answer, under v2 that its seed of this key has not been confirmed
+// for too long.
+func writeRefusal(api, keyID string) *regexp.Regexp {
+	if api == "v1" {
+		return regexp.MustCompile(`code = FailedPrecondition desc = .*` + revoked.String())
+	}
+	return regexp.MustCompile(`encryptedDEKSource with keyID hash "` + keyIDHash(keyID) + `" expired at`)
 }
 
 // pluginRefusal returns a function that is nil once the plugin refuses

@@ -82,7 +82,13 @@ func testTwoRotations(t *testing.T, c *harness.Cluster) {
 func rotate(t *testing.T, c *harness.Cluster) {
 	t.Helper()
 	c.Healthy(t, 30*time.Second)
-	polls := statusPolls(t, c)
+	// The API server counts no polls of a service in its own process, and KMS v1
+	// has none.
+	counted := c.Keyfold.API == "v2" && !c.Keyfold.InProcess
+	var polls float64
+	if counted {
+		polls = statusPolls(t, c)
+	}
 	version := c.Keyfold.Rotate(t)
 	keyID := c.Keyfold.KeyID(t, version)
 	if c.Keyfold.API == "v1" {
@@ -92,12 +98,11 @@ func rotate(t *testing.T, c *harness.Cluster) {
 		t.Logf("rotated: v1 writes under the new version after %s", took.Round(time.Millisecond))
 		return
 	}
-	hash := fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(keyID)))
 	took := harness.Eventually(t, 90*time.Second, "the API server sees the new key id", func(ctx context.Context) error {
 		if err := c.API.Health(ctx); err != nil { // makes the API server poll, at most every 20 s
 			return err
 		}
-		_, found, err := c.API.Metric(ctx, "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds", hash)
+		_, found, err := c.API.Metric(ctx, "apiserver_envelope_encryption_key_id_hash_status_last_timestamp_seconds", keyIDHash(keyID))
 		if err == nil && !found {
 			err = errors.New("the metric does not show it")
 		}
@@ -106,24 +111,33 @@ func rotate(t *testing.T, c *harness.Cluster) {
 	if err := c.WritesUnder(t, keyID); err != nil {
 		t.Fatal(err)
 	}
-	if c.Keyfold.InProcess {
+	if !counted {
 		t.Logf("rotated: the API server writes under the new version after %s", took.Round(time.Millisecond))
 		return
 	}
 	polls = statusPolls(t, c) - polls
-	if polls > 2 {
-		t.Errorf("the new key id took %v status polls, not two at most", polls)
+	if polls < 1 || polls > 2 {
+		t.Errorf("the new key id took %v status polls, not one or two", polls)
 	}
 	t.Logf("rotated: the API server writes under the new version after %v status polls, %s", polls, took.Round(time.Millisecond))
 }
 
-// statusPolls is how often the API server has asked the plugin for its status;
-// it does not count this for a service in its own process.
+// keyIDHash is how the API server shows a key id in its metrics and errors.
+func keyIDHash(keyID string) string {
+	return fmt.Sprintf("sha256:%x", sha256.Sum256([]byte(keyID)))
+}
+
+// statusPolls is how often the API server has asked the plugin for its status.
+// One that is ready has asked, so that a count that is missing is no zero.
 func statusPolls(t *testing.T, c *harness.Cluster) float64 {
 	t.Helper()
-	n, _, err := c.API.Metric(t.Context(), "apiserver_envelope_encryption_kms_operations_latency_seconds_count", "/Status\"")
+	const metric = "apiserver_envelope_encryption_kms_operations_latency_seconds_count"
+	n, found, err := c.API.Metric(t.Context(), metric, "/Status\"")
 	if err != nil {
 		t.Fatal(err)
+	}
+	if !found {
+		t.Fatalf("the API server has no metric %s of the calls of Status", metric)
 	}
 	return n
 }

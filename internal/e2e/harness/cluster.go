@@ -2,8 +2,10 @@ package harness
 
 import (
 	"context"
+	"errors"
 	"fmt"
 	"os"
+	"regexp"
 	"testing"
 	"time"
 
@@ -121,19 +123,21 @@ func (c *Cluster) Healthy(t testing.TB, within time.Duration) time.Duration {
 	return Eventually(t, within, "the KMS providers are healthy", c.API.Health)
 }
 
-// Unhealthy waits until the API server finds its KMS providers bad and returns
-// what it says.
-func (c *Cluster) Unhealthy(t testing.TB, within time.Duration) (took time.Duration, reason string) {
+// Unhealthy waits until the API server finds its KMS providers bad for a reason
+// that matches because, and returns what it says.
+func (c *Cluster) Unhealthy(t testing.TB, within time.Duration, because *regexp.Regexp) (reason string) {
 	t.Helper()
-	took = Eventually(t, within, "the KMS providers are unhealthy", func(ctx context.Context) error {
+	Eventually(t, within, "the KMS providers are unhealthy because of "+because.String(), func(ctx context.Context) error {
 		err := c.API.Health(ctx)
 		if err == nil {
-			return fmt.Errorf("they are healthy")
+			return errors.New("they are healthy")
 		}
-		reason = err.Error()
+		if reason = err.Error(); !because.MatchString(reason) {
+			return fmt.Errorf("they are unhealthy for another reason: %w", err)
+		}
 		return nil
 	})
-	return took, reason
+	return reason
 }
 
 func round(d time.Duration) time.Duration { return d.Round(10 * time.Millisecond) }

@@ -172,20 +172,35 @@ func (k *Keyfold) SetFaults(t testing.TB, f hsmsim.Faults) {
 // HSMDir is the folder of the HSM.
 func (k *Keyfold) HSMDir() string { return k.hsmDir }
 
-// Operations counts what a process has asked of the HSM since a time, by
-// operation and result, as in "unwrapKey ok".
-func (k *Keyfold) Operations(t testing.TB, pid int, since time.Time) map[string]int {
+// OperationLog returns what a process has asked of the HSM since a time, in order.
+func (k *Keyfold) OperationLog(t testing.TB, pid int, since time.Time) []hsmsim.LogEntry {
 	t.Helper()
-	counts := make(map[string]int)
+	var log []hsmsim.LogEntry
 	for e, err := range hsmsim.ReadLog(k.hsmDir) {
 		if err != nil {
 			t.Fatal(err)
 		}
 		if e.PID == pid && !e.Time.Before(since) {
-			counts[string(e.Operation)+" "+e.Result]++
+			log = append(log, e)
 		}
 	}
+	return log
+}
+
+// CountOperations counts what was asked of the HSM by operation and result, as in
+// "unwrapKey ok".
+func CountOperations(log []hsmsim.LogEntry) map[string]int {
+	counts := make(map[string]int)
+	for _, e := range log {
+		counts[string(e.Operation)+" "+e.Result]++
+	}
 	return counts
+}
+
+// Operations is [CountOperations] of [Keyfold.OperationLog].
+func (k *Keyfold) Operations(t testing.TB, pid int, since time.Time) map[string]int {
+	t.Helper()
+	return CountOperations(k.OperationLog(t, pid, since))
 }
 
 // Start starts the plugin, if there is one, and waits until it serves.
