@@ -6,11 +6,11 @@ import (
 	"slices"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
 	"github.com/keyfold/keyfold/envelope/kektest"
+	"github.com/keyfold/keyfold/internal/bubble"
 )
 
 func TestRunPassesACorrectKEK(t *testing.T) {
@@ -29,7 +29,7 @@ func (d decorator) Underlying() envelope.KEK { return d.KEK }
 
 // TestSkipped checks that exactly what a subject lacks is left out, and named.
 func TestSkipped(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault("kek")
 		pinned, err := memKEK{vault: v}.Pin(v.versions[0].id.Version)
 		if err != nil {
@@ -79,7 +79,7 @@ func TestSkipped(t *testing.T) {
 
 // TestUnversionedIDs: a back end of somebody else's may use any string as key id.
 func TestUnversionedIDs(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		plain := func(name string) envelope.KEK {
 			v := newVault(name)
 			return faulty{
@@ -115,7 +115,7 @@ func TestEveryCheckCatches(t *testing.T) {
 	caught := map[string]bool{}
 	for _, tt := range brokenKEKs() {
 		t.Run(tt.check+"/"+tt.mistake, func(t *testing.T) {
-			synctest.Test(t, func(t *testing.T) {
+			bubble.Test(t, func(t *testing.T) {
 				v := newVault("kek")
 				s := v.subject(tt.make(v))
 				results := kektest.Check(t.Context(), s)
@@ -142,7 +142,7 @@ func TestEveryCheckCatches(t *testing.T) {
 // TestStateEndsWithAPanic: a KEK that panics in one state has that checked and the
 // others too.
 func TestStateEndsWithAPanic(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		v := newVault("kek")
 		k := faulty{memKEK: memKEK{vault: v}, wrap: func(ctx context.Context, dek []byte, right wrapFunc) (envelope.WrappedKey, error) {
 			w, err := right(ctx, dek)

@@ -9,10 +9,10 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
-	"testing/synctest"
 	"time"
 
 	"github.com/keyfold/keyfold/envelope"
+	"github.com/keyfold/keyfold/internal/bubble"
 	"github.com/keyfold/keyfold/keyvault/hsmsim"
 )
 
@@ -59,7 +59,7 @@ func described(t testing.TB, o hsmsim.Options) (call func(context.Context) error
 }
 
 func TestLatency(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
+	bubble.Test(t, func(t *testing.T) {
 		call, _ := described(t, hsmsim.Options{Faults: hsmsim.Faults{Latency: time.Minute}})
 		start := time.Now()
 		if err := call(t.Context()); err != nil || time.Since(start) != time.Minute {
