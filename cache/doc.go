@@ -5,9 +5,12 @@
 //
 // What is held, and where a request goes:
 //
-//	header ──► index ── hit ──► all bytes equal? ──► gate: same generation? ──► key
-//	             │                   └─ no: ErrCorrupt       └─ no: sweep: drop all that
-//	            miss                                              is admitted no more
+//	header ──► index ── the same bytes ──► gate: same generation? ──► key
+//	             │                               └─ no: sweep: drop all that
+//	            miss                                  is admitted no more
+//	             ▼
+//	          known DEK id and tag, other bytes? ── yes ──► ErrCorrupt
+//	             │ no
 //	             ▼
 //	          failed just now? ── yes ──► the same error
 //	             │ no
